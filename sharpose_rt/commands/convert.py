@@ -75,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         metavar="FILE|folders",
         help="the class of each clip in a dataset (pyskl): a file with lines of name,label[,split], where names may "
-        "have folders (jump/01.mp4) and labels are numbers or names; or 'folders': the folder of its video is the "
-        "class, and train, val or test above it the split",
+        "have folders (jump/01.mp4) and labels are numbers or names, the CSV of Kinetics, or JSON, an object of labels "
+        "by name; or 'folders': the folder of its video is the class, and train, val or test above it the split",
     )
     to.add_argument(
         "--classes",

@@ -1,1 +1,1 @@
-"""Labelled people as files have them: COCO's form, into which MPII's and YOLO's are brought; MOTChallenge's boxes."""
+"""Reads labelled people: COCO's form, to which MPII's and YOLO's are converted, and MOTChallenge's boxes."""

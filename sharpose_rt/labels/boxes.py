@@ -1,4 +1,4 @@
-"""Boxes of people of whom a label file has keypoints alone, as several labelling programs write it."""
+"""Boxes for people who only have keypoints in a label file, as written by several labelling programs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from sharpose_rt.labels.coco import is_numbers
 from sharpose_rt.labels.records import stated_size
 
 _LEFT, _TOP, _RIGHT, _BOTTOM = 0.07, 0.14, 0.07, 0.1
-"""How far COCO's boxes reach beyond the keypoints, in longer sides of what these span: medians over 256 people with 8
-keypoints or more."""
+"""How far COCO's boxes extend beyond the keypoints, as a fraction of the longer side that these span: medians over 256
+people with 8 or more keypoints."""
 _SAME_PX = 0.05
-"""Programs round to 0.01 px, or to six digits of the picture's sides."""
+"""Programs round to 0.01 px, or to six digits relative to the sides of the picture."""
 
 
 def box_keypoints(document: dict[str, list[Any]]) -> None:
-    """Gives people of whom the file has keypoints alone a box around these, with a margin as COCO's have, in place.
+    """Gives people who only have keypoints a box around these, with a margin as in COCO, in place.
 
-    CVAT and Supervisely write the smallest box around the keypoints, COCO Annotator one of 0 px, FiftyOne none in the
-    whole file. Who has a single keypoint or none is of no known size, and becomes a crowd of 1 px, which is neither
-    learnt nor counted. One box that is missing among others stays so, and is refused by who needs it.
+    CVAT and Supervisely write the smallest box around the keypoints, COCO Annotator one of 0 px, FiftyOne no boxes in
+    the whole file. People with one keypoint or none have no known size, and become a crowd of 1 px, which is ignored in
+    training and evaluation. A box that is missing while others have one stays missing, which code that needs it
+    reports.
     """
     people = [(record, flat) for record in document["annotations"] if (flat := _keypoints(record))]
     nobody_has_one = all(record.get("bbox") is None for record, _ in people)
@@ -41,16 +42,16 @@ def box_keypoints(document: dict[str, list[Any]]) -> None:
 
 
 def _keypoints(record: Any) -> list[float] | None:
-    """The keypoint values of a record, three each; None where it has none, or wrong ones."""
+    """The keypoint values of a record, three each; None if they are missing or wrong."""
     flat = record.get("keypoints") if isinstance(record, dict) else None
     return flat if isinstance(flat, list) and is_numbers(flat, len(flat) // 3 * 3) else None
 
 
 def _tells_nothing(box: Any, spanned: tuple[float, float, float, float]) -> bool:
-    """Whether a box is of 0 px, or the one that its keypoints span."""
+    """Whether a box has 0 px, or is the one spanned by its keypoints."""
     if not is_numbers(box, 4):
         return False
     off = [a - b for a, b in zip(box, spanned, strict=True)]
-    # Supervisely counts the pixels from the first to the last, one more than lie between.
+    # Supervisely includes both the first and the last pixel, one more than their distance.
     likely = ((0, 0, 0, 0), (0, 0, 1, 1))
     return not any(box[2:]) or any(all(abs(a - b) < _SAME_PX for a, b in zip(off, by, strict=True)) for by in likely)

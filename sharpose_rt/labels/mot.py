@@ -1,4 +1,4 @@
-"""MOTChallenge text, as boxes and as labels of tracks: a line for each box of each frame."""
+"""MOTChallenge text with boxes or labels of tracks: one line per box and frame."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Row:
     Args:
         where: file and line, for messages.
         frame_id: from 0.
-        person: the id; -1 where nobody knows who it is.
-        xywh: left, top, width and height of the box in px, the centre of the top left pixel being 0, 0.
-        more: the numbers from the seventh column on, as far as they were asked for and the line has them.
-        columns: how many the line has.
+        person: the id; -1 if unknown.
+        xywh: left, top, width and height of the box in px; the centre of the top left pixel is at 0, 0.
+        more: the numbers from the seventh column on, as far as requested and present.
+        columns: number of columns in the line.
     """
 
     where: str
@@ -31,17 +31,17 @@ class Row:
 
 
 def rows(text: str, where: str, columns: int) -> list[Row]:
-    """The lines `frame,id,left,top,width,height[,...]` of a text, whose frames and pixels count from 1.
+    """The lines `frame,id,left,top,width,height[,...]` of a text, in which frames and pixels count from 1.
 
-    Commas, semicolons or blanks separate. Empty lines, comments (#) and a first line of column names are skipped.
+    Separators are commas, semicolons or spaces. Empty lines, comments (#) and a header line are skipped.
 
     Args:
         text: the whole file.
-        where: what the file is called in messages.
-        columns: how many mean something to the caller, 6 or more; what stands in others need be no number.
+        where: name of the file in messages.
+        columns: number of columns that the caller needs, at least 6; others need not be numbers.
 
     Raises:
-        ValueError: a line has too few columns, or a wrong number in one of those; says which.
+        ValueError: a line has too few columns, or a wrong number in one of them; says which.
     """
     found = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,6 +1,6 @@
-"""Labels of ultralytics' YOLO form: a text file a picture, a line a person, in shares of the picture's sides.
+"""Labels in ultralytics' YOLO form: one text file per picture, one line per person, as shares of the picture's sides.
 
-A line is `class x y w h` (the box's centre and sides), and for poses `x y v` or `x y` of each keypoint behind it.
+A line is `class x y w h` (centre and sides of the box), followed for poses by `x y v` or `x y` for each keypoint.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sharpose_rt.skeleton import SKELETONS, Skeleton
 
 Points = NDArray[np.floating]
 
-_BOX = 5  # values: the class and the box
+_BOX = 5  # number of values: class and box
 _FARTHEST = 1.5
-"""Shares of the picture: a box may reach over its border, and what lies further away is in px."""
+"""Share of the picture: a box may extend over its border, but larger values must be px."""
 _ORIENTATION = 0x0112  # EXIF
-# Whoever labels in this form sees pictures upright, and we read them as stored: where a point of the upright one lies.
+# Labels in this form are for upright pictures, but we read pictures as stored: maps upright points to stored ones.
 _STORED: Mapping[int, Callable[[Points, Points], tuple[Points, Points]]] = {
     3: lambda x, y: (1 - x, 1 - y),
     6: lambda x, y: (y, 1 - x),
@@ -37,20 +37,20 @@ _EXPORTS = {
     "annotations/instances.json": "images",  # Supervisely
     "_annotations.coco.json": "",  # Roboflow
     "labels.json": "data",  # FiftyOne
-    "result.json": "",  # Label Studio, in which file names begin with images/
+    "result.json": "",  # Label Studio, where file names begin with images/
 }
-"""Label files of labelling programs' exports in COCO's form, and where the pictures lie."""
+"""Label files in COCO's form that labelling programs export, and the folders of their pictures."""
 _DESCRIPTIONS = ("data.yaml", "dataset.yaml", "classes.txt")
-"""FiftyOne calls it `dataset.yaml`; Label Studio and LabelImg have the names of classes alone, a line each."""
+"""FiftyOne uses `dataset.yaml`; Label Studio and LabelImg only have the names of classes, one per line."""
 
 
 def read_yolo(folder: Path) -> dict[str, list[Any]]:
-    """The labels in a folder of text files as a document of COCO's form, on the pixels of pictures as they are stored.
+    """The labels in a folder of text files in COCO's form, in pixels of the pictures as stored.
 
-    The pictures lie in `images` where the labels lie in `labels`, as ultralytics has it; one without a text file has
-    nobody in it. A keypoint that has no visibility is seen unless it is at 0, 0. `data.yaml` in one of the folders
-    above tells the shape and names of keypoints and the names of classes; without it keypoints are those of the set
-    that has as many, and class 0 is people.
+    The pictures are in `images` where the labels are in `labels`, as for ultralytics; one without a text file has no
+    people. A keypoint without visibility is visible unless it is at 0, 0. `data.yaml` in one of the folders above has
+    the shape and names of keypoints and the names of classes; without it, keypoints are those of the skeleton with as
+    many, and class 0 is people.
 
     Raises:
         DatasetError: there are no pictures, one cannot be read, or a line is wrong; names file and line.
@@ -58,7 +58,7 @@ def read_yolo(folder: Path) -> dict[str, list[Any]]:
     images = pictures_of(folder)
     pictures = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not pictures:
-        raise DatasetError(f"{folder} has labels of YOLO's form, whose pictures are wanted in {images}; none are there")
+        raise DatasetError(f"{folder} has labels in YOLO's form, but there are no pictures in {images}; put them there")
     told = _description(folder)
     shape = told.get("kpt_shape")
     document: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
@@ -74,7 +74,7 @@ def read_yolo(folder: Path) -> dict[str, list[Any]]:
     names, points = _by_number(told.get("names")), _by_number(told.get("kpt_names"))
     for number in sorted(classes):
         name = names.get(number)
-        if not isinstance(name, (str, int, float)):  # what else YAML has may be of any size when it is written out
+        if not isinstance(name, (str, int, float)):  # other YAML values may have any size as text
             name = "person" if number == 0 else number
         category = {"id": number, "name": str(name)}
         if isinstance(of_class := points.get(number), list):
@@ -88,10 +88,10 @@ def write_yolo(
     splits: Mapping[str, Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]],
     skeleton: Skeleton,
 ) -> None:
-    """Writes `labels/<split>/<picture>.txt` and `data.yaml` for pictures that lie in `images/<split>`.
+    """Writes `labels/<split>/<picture>.txt` and `data.yaml` for the pictures in `images/<split>`.
 
-    `splits` has each picture and its people, as records of COCO's form. Everybody is of class 0. One without pictures
-    is said to be the first, as no reader takes a set without.
+    `splits` has each picture and its people as records in COCO's form. All people have class 0. A split without
+    pictures refers to the first split, as readers need pictures in every split.
     """
     first = next(iter(splits))
     for split, pictures in splits.items():
@@ -119,10 +119,10 @@ def _line(person: Mapping[str, Any], size_wh: tuple[int, int]) -> str:
 
 
 def set_files(folder: Path, annotations: str = "annotations.json", images: str = "images") -> tuple[Path, Path]:
-    """A set's label file and its folder of pictures; where there is no such file, those of a set of YOLO's form, or as
-    a labelling program exports them.
+    """The label file of a dataset and its folder of pictures; without such a file, those in YOLO's form, or as exported
+    by a labelling program.
 
-    YOLO's has `labels` and `images` in the folder, or is itself a folder of labels, as `labels/train`.
+    YOLO's form has `labels` and `images` in the folder, or the folder is itself one of labels, such as `labels/train`.
     """
     if not (folder / annotations).exists():
         for labels in (folder / "labels", folder):
@@ -135,7 +135,7 @@ def set_files(folder: Path, annotations: str = "annotations.json", images: str =
 
 
 def pictures_of(folder: Path) -> Path:
-    """The folder of the pictures of a folder of labels: `images/train` of `labels/train`.
+    """The folder of the pictures for a folder of labels: `images/train` for `labels/train`.
 
     Raises:
         DatasetError: no part of its path is named 'labels'.
@@ -143,15 +143,15 @@ def pictures_of(folder: Path) -> Path:
     parts = list(folder.resolve().parts)
     if "labels" not in parts:
         raise DatasetError(
-            f"{folder} is a folder, and no part of its path is named 'labels'; a label file is wanted, or a folder of "
-            "YOLO's text files as 'labels/train' with its pictures in 'images/train'"
+            f"{folder} is a folder, and no part of its path is named 'labels'; a label file is accepted, or a folder "
+            "of YOLO's text files such as 'labels/train' with its pictures in 'images/train'"
         )
     parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
     return Path(*parts)
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    """What the set's `data.yaml` tells, or what another program has for it; nothing where there is none."""
+    """The content of the dataset's `data.yaml`, or of its equivalent in other programs; empty if there is none."""
     above = [folder, *list(folder.resolve().parents)[:3]]
     files = [place / name for name in _DESCRIPTIONS for place in above if (place / name).is_file()]
     if not files:
@@ -167,11 +167,11 @@ def _description(folder: Path) -> dict[str, Any]:
         case None | [int(), 2 | 3]:
             return told
         case shape:
-            raise DatasetError(f"{file}: kpt_shape is {shown(shape)}; [keypoints, 2] or [keypoints, 3] is wanted")
+            raise DatasetError(f"{file}: kpt_shape is {shown(shape)}; [keypoints, 2] or [keypoints, 3] is accepted")
 
 
 def _by_number(values: Any) -> dict[Any, Any]:
-    """Names by their number, of a list or a mapping."""
+    """Names by number, from a list or a mapping."""
     return dict(enumerate(values)) if isinstance(values, list) else values if isinstance(values, dict) else {}
 
 
@@ -180,16 +180,17 @@ def _facts(picture: Path) -> tuple[tuple[int, int], int]:
     try:
         with Image.open(picture) as image:
             size_wh, orientation = image.size, image.getexif().get(_ORIENTATION, 1)
-    # SyntaxError: a broken PNG. ImportError: where ultralytics is loaded, it wants more of what PIL does not know.
+    # SyntaxError: a broken PNG. ImportError: ultralytics, if loaded, tries to import plugins for formats unknown to
+    # PIL.
     except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
         raise DatasetError(f"cannot read the picture {picture}: {error}; fetch it again or remove it") from error
     if orientation in (2, 4, 5, 7):
-        raise DatasetError(f"{picture} is stored mirrored (EXIF orientation {orientation}); store it as it is seen")
+        raise DatasetError(f"{picture} is stored mirrored (EXIF orientation {orientation}); save it without mirroring")
     return size_wh, orientation
 
 
 def _rows(text: Path, shape: list[int] | None) -> Iterator[tuple[Points, Points | None]]:
-    """The values of each line, and its keypoints (K, 3) in shares with a visibility."""
+    """The values of each line, and its keypoints (K, 3): x and y as shares, and visibility."""
     try:
         lines = text.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -205,12 +206,12 @@ def _rows(text: Path, shape: list[int] | None) -> Iterator[tuple[Points, Points 
             row = np.array([np.nan])
         wrong = f"{text} line {number} is {line[:60]!r}"
         if not np.isfinite(row).all():
-            raise DatasetError(f"{wrong}; finite numbers are wanted")
-        sides = row[3:_BOX]  # both 0 where CVAT has a person of one keypoint
+            raise DatasetError(f"{wrong}; finite numbers are accepted")
+        sides = row[3:_BOX]  # CVAT: both are 0 for a person with one keypoint
         spans = sides.min(initial=np.inf) > 0 or (row.size > _BOX and not sides.any())
         if row.size < _BOX or row[0] < 0 or row[0] % 1 or not spans or abs(row[1:_BOX]).max() > _FARTHEST:
             raise DatasetError(
-                f"{wrong}; a class from 0 is wanted, then centre and sides of the box in shares of the picture's sides"
+                f"{wrong}; a class from 0 is needed, then centre and sides of the box as shares of the picture's sides"
             )
         yield row, None if row.size == _BOX else _keypoints(row[_BOX:], shape, f"{text} line {number}")
 
@@ -221,8 +222,8 @@ def _keypoints(values: Points, shape: list[int] | None, where: str) -> Points:
     if fitting is None:
         accepted = " or ".join(f"{joints}x{width}" for joints, width in shapes)
         raise DatasetError(
-            f"{where} has {values.size} values behind the box; {accepted} are accepted, {'as' if shape else 'or'} "
-            "kpt_shape in data.yaml has it; outlines are not read"
+            f"{where} has {values.size} values after the box; {accepted} are accepted, {'as' if shape else 'or'} "
+            "stated by kpt_shape in data.yaml; outlines are not supported"
         )
     joints, width = fitting
     points = values.reshape(joints, width)
@@ -244,6 +245,6 @@ def _places(box: Points, points: Points | None, size_wh: tuple[int, int], orient
 
 
 def _stored(shares: Points, orientation: int) -> Points:
-    """Where places of the upright picture (N, 2) lie in the stored one."""
+    """Positions of points (N, 2) of the upright picture in the stored one."""
     x, y = shares.T
     return np.stack(_STORED.get(orientation, lambda x, y: (x, y))(x, y), axis=1)

@@ -1,4 +1,4 @@
-"""Pictures in and out: sources with true media time, the annotated video, drawing."""
+"""Reads sources with their true media times, draws on pictures, and writes the annotated video."""
 
 from sharpose_rt.media.draw import Painter, track_colour
 from sharpose_rt.media.files import below

@@ -1,4 +1,4 @@
-"""The sound of a source, cut to a span, for the annotated video."""
+"""The audio of a source, cut to a time span, for the annotated video."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("sharpose_rt.media")
 # What players accept inside mp4; anything else becomes AAC.
 _FITS_MP4 = frozenset(("aac", "mp3", "ac3", "eac3", "alac", "opus"))
 _LEAST_MP3_HZ = 16_000  # in mp4
-_APART_S = 0.05  # sound may be so far from its timestamp, which are rounded; beyond, silence is put in or sound cut
+_APART_S = 0.05  # timestamps are rounded; audio further off than this is mended by inserting silence or cutting sound
 
 
 def audio_packets(
@@ -31,17 +31,17 @@ def audio_packets(
 ) -> Iterator[tuple[float, Any]]:
     """Packets of the first audio stream of a file, each with its time in seconds from `start_s`, for `out`.
 
-    They cover media times start_s .. start_s + span_s to within one packet; times are those of the file's main video,
-    whose first frame is at 0; where recordings were put together the sound of each begins with its pictures. They are
-    copied where the codec fits into mp4, else encoded as AAC. Adds the stream to `out` at once; yields nothing, with a
-    warning, where the sound cannot be had. `stack` closes the file.
+    They cover media times start_s .. start_s + span_s to within one packet. Times are those of the file's main video,
+    whose first frame is at 0; in a file of joined recordings, the sound of each starts with its pictures. Packets are
+    copied if mp4 supports the codec, else encoded as AAC. Adds the stream to `out` immediately; yields nothing, with a
+    warning, if the sound cannot be used. `stack` closes the file.
     """
     try:
         source: Any = stack.enter_context(av.open(file_address(path), metadata_errors="replace"))
         stream: Any = source.streams.audio[0]
         from_s = (first_picture_s(path) or 0.0) + start_s
         if start_s > 0:
-            # A little early: the packets before the start are left out below.
+            # A little early: packets before the start are dropped below.
             source.seek(max(0, math.floor((from_s - 0.5) / stream.time_base)), stream=stream)
         name, rate = stream.codec_context.codec.canonical_name, stream.codec_context.sample_rate
         copied = name in _FITS_MP4 and not (name == "mp3" and rate < _LEAST_MP3_HZ)
@@ -50,14 +50,14 @@ def audio_packets(
         else:
             target = out.add_stream("aac", rate=_aac_rate(stream.sample_rate), layout=_layout(stream))
     except (av.error.FFmpegError, OSError, IndexError, AttributeError, ValueError) as error:
-        log.warning("the audio of %s cannot be used (%s); the video has none", path, _reason(error))
+        log.warning("the audio of %s cannot be used (%s); the video has no sound", path, _reason(error))
         return iter(())
     packets = (_copied if copied else _encoded)(source, stream, target, from_s, span_s, _joins(path, start_s))
     return _until_error(path, packets, start_s)
 
 
 def _aac_rate(rate: int) -> int:
-    """The lowest rate of AAC, Hz, that keeps all of a sound; of one above all rates the highest."""
+    """The lowest AAC sample rate, Hz, that is at least `rate`; the highest one if none is."""
     rates = sorted(av.Codec("aac", "w").audio_rates or [rate])
     return next((one for one in rates if one >= rate), rates[-1])
 
@@ -67,15 +67,15 @@ def _layout(stream: Any) -> str:
 
 
 def _joins(path: str, start_s: float) -> Iterator[float]:
-    """How far media time is ahead of the file's own, in s, from each place on where recordings were put together.
+    """By how many seconds media time is ahead of the file's own clock after each join of two recordings.
 
-    The pictures go on frame by frame there, see `MediaClock`. The file is read anew when the first is asked for. Where
-    a start was sought none is known: nobody can tell which of the recordings that led into.
+    The pictures continue frame by frame there, see `MediaClock`. The file is read again when the first value is needed.
+    With a start above 0 no value is known, as it is unknown in which of the recordings the seek ended.
     """
     if start_s > 0:
         log.warning(
-            "the clock of %s begins anew, as where recordings were put together: in a video that begins at %g s the "
-            "sound may not fit the pictures; for sound that does, run the file whole and in one part",
+            "the clock of %s restarts, as in joined recordings: in a video that begins at %g s the sound may not match "
+            "the pictures; to avoid this, process the whole file, without --start and --split",
             path, start_s,
         )  # fmt: skip
         return
@@ -103,7 +103,7 @@ def _copied(
     for packet in source.demux(stream):
         if packet.pts is None or packet.dts is None:
             continue
-        if last_dts is not None and packet.dts <= last_dts:  # set back, as where two recordings were put together
+        if last_dts is not None and packet.dts <= last_dts:  # the clock was set back, as in joined recordings
             far = (last_dts - packet.dts) * packet.time_base > RESTART_S
             ahead_s = next(joins, None) if far else None
             if ahead_s is None:
@@ -115,11 +115,11 @@ def _copied(
         length_s = float((packet.duration or 0) * packet.time_base)
         if at_s >= span_s:
             return
-        # One packet before the start stays: decoders overlap packets, and the edit list hides its sound.
+        # One packet before the start is kept: decoders overlap packets, and the edit list hides its sound.
         if at_s + 1.5 * length_s <= 0:
             continue
         packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-        if out_dts is not None and packet.dts <= out_dts:  # the recording before has more sound than pictures
+        if out_dts is not None and packet.dts <= out_dts:  # the previous recording has more sound than pictures
             continue
         out_dts = packet.dts
         packet.stream = target
@@ -129,10 +129,10 @@ def _copied(
 def _encoded(
     source: Any, stream: Any, target: Any, from_s: float, span_s: float, joins: Iterator[float]
 ) -> Iterator[tuple[float, Any]]:
-    """Sound follows itself sample by sample from media time 0 on, and its timestamps to within `_APART_S`."""
+    """Encodes continuous samples from media time 0 on, which follow the timestamps to within `_APART_S`."""
     context, rate = target.codec_context, target.codec_context.sample_rate
     resampler = av.AudioResampler(context.format, context.layout, rate)
-    next_pts, surplus = None, 0  # where the next sample goes, and how many are left out before it
+    next_pts, surplus = None, 0  # position of the next sample, and how many samples to drop before it
     last_s, ahead_s = -math.inf, 0.0
     for frame, time_s in _timed_sound(source, stream):
         if time_s < last_s - RESTART_S:
@@ -163,12 +163,12 @@ def _encoded(
 
 
 def _timed_sound(source: Any, stream: Any) -> Iterator[tuple[Any, float]]:
-    """Decoded sound, each frame with its time, s: one that has none follows the one before, the first its packet."""
+    """Decoded audio frames with their times, s; if missing, the end of the previous frame, or the packet's at first."""
     next_s = None
     for packet in source.demux(stream):
         try:
             frames = packet.decode()
-        except av.error.InvalidDataError:  # one that is damaged, or was cut into by what was sought
+        except av.error.InvalidDataError:  # damaged, or cut by the seek
             continue
         for frame in frames:
             time_s = frame.time
@@ -188,7 +188,7 @@ def _without(frame: Any, samples: int) -> Any:
 
 
 def _silence(context: Any, samples: int) -> Iterator[Any]:
-    """Frames of as many samples, of a second or less each."""
+    """Silent frames of `samples` in total, each of one second or less."""
     channels, planar = context.layout.nb_channels, context.format.is_planar
     while samples > 0:
         count = min(samples, context.sample_rate)
@@ -215,9 +215,9 @@ def _until_error(path: str, packets: Iterator[tuple[float, Any]], start_s: float
             found = True
             yield packet
         if not found:
-            log.warning("%s has no sound from %g s on, by its own clock; the video from there has none", path, start_s)
+            log.warning("%s has no sound from %g s on by its own clock, so the video has none", path, start_s)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        log.warning("the audio of %s breaks off (%s)", path, _reason(error))
+        log.warning("the audio of %s ends early (%s)", path, _reason(error))
 
 
 def _reason(error: BaseException) -> str:

@@ -1,46 +1,46 @@
-"""How far the reading of a live stream is behind what was sent, and what is left out so that it is not for long."""
+"""How far reading lags behind a live stream, and which packets to skip to catch up."""
 
 from __future__ import annotations
 
 import math
 
 LONGEST_S = 1.0
-"""A backlog that stays above is not worked off: what was sent is left out up to the next key frame."""
+"""If the backlog stays longer than this, packets are skipped up to the next key frame."""
 _PATIENCE_S = 2.0
-"""For which it may stay so: after a moment in which the machine was busy a decoder is quicker than the next key frame,
-which many cameras send every ten seconds."""
+"""How long the backlog may stay so: after a busy moment the decoder catches up sooner than the next key frame comes,
+which many cameras send only every ten seconds."""
 _SHORT_S = 0.2
-"""A backlog below is none: decoding goes on with the next key frame."""
+"""Below this, decoding resumes at the next key frame."""
 LONGEST_WAIT_S = 15.0
-"""For which a key frame is waited for; some streams have none, and refresh their pictures bit by bit."""
+"""Longest wait for a key frame; some streams have none and refresh their pictures bit by bit."""
 
 
 class Backlog:
-    """What waits in the buffers of system, network and FFmpeg while a decoder is at work.
+    """Estimates what waits in the buffers of the system, the network and FFmpeg while the decoder works.
 
-    As any queue (Lindley 1952) it grows by the time that went by at work on a packet, and falls by that between its
-    sending and the next one's, or by what the next one was waited for, where that is more: whatever is waited for is
-    of the present, however wrong the sender's clock.
+    Like any queue (Lindley 1952) it grows by the time spent on a packet. It shrinks by the time between the sending of
+    this packet and of the next one, or by the wait for the next one if that is longer: a packet that had to be waited
+    for is current, however wrong the sender's clock.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        """By which what comes next is late."""
+        """How late the next packet is."""
         self.skipping = False
-        """What comes is left out."""
+        """Whether packets are skipped."""
         self._sent_s = self._skip_s = math.nan
-        self._late_s = math.inf  # since when it is too long
+        self._late_s = math.inf  # since when the backlog is too long
         self._had_s = 0.0
 
     def begin(self, now_s: float) -> None:
-        """Work begins now: what was done before, as loading networks, counts for nothing."""
+        """Work begins now; time spent before, such as on loading networks, does not count."""
         self._had_s = now_s
 
     def take(self, sent_s: float, asked_s: float, had_s: float, *, key: bool) -> None:
-        """Takes in a packet of this time by the sender's clock, which was asked for, and had, at these of ours; `key`
-        where decoding may begin with it."""
+        """Records a packet with its time on the sender's clock, and when it was requested and received on ours; `key`
+        if decoding can start with it."""
         step_s, work_s, wait_s = sent_s - self._sent_s, asked_s - self._had_s, had_s - asked_s
-        if not step_s >= 0:  # at first, or the clock was set back: what waits goes on waiting
+        if not step_s >= 0:  # the first packet, or the clock was set back: the backlog stays the same
             step_s = work_s
         self.seconds = max(0.0, self.seconds + work_s - max(step_s, wait_s))
         self._sent_s, self._had_s = sent_s, had_s

@@ -1,4 +1,4 @@
-"""Whose certificates are trusted where an address is encrypted: `source.tls` for FFmpeg and for Python."""
+"""Which certificates are trusted on encrypted connections: `source.tls` for FFmpeg and for Python."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sharpose_rt.errors import SourceError
 from sharpose_rt.machine.paths import expanded
 
 PORTS = {"https": 443, "rtsps": 322, "rtmps": 443}
-"""Schemes whose servers show a certificate, and the port of an address that gives none."""
-# FFmpeg in PyAV's wheels knows Fedora's place alone, and Python the one that it was built for.
+"""Schemes whose servers present a certificate, and their default ports."""
+# FFmpeg in PyAV's wheels only knows Fedora's path, and Python the one that it was built for.
 _STORES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 
 
 def ffmpeg_options(tls: str) -> dict[str, str]:
-    """What has FFmpeg verify, or not, who answers; by itself it verifies nobody.
+    """Options that make FFmpeg verify the server, or not; by default it does not.
 
     Raises:
-        SourceError: the file holds no certificates, or there is none of authorities.
+        SourceError: the file contains no certificates, or no certificate authorities were found.
     """
     if tls == "any":
         return {"tls_verify": "0"}
-    context(tls)  # a file that is none is said here; FFmpeg would trust nobody, and not say why
+    context(tls)  # reports a wrong file; FFmpeg would trust nobody without saying why
     file = _trusted(tls)
     return {"tls_verify": "1"} if file is None else {"tls_verify": "1", "ca_file": file}
 
@@ -38,8 +38,8 @@ def context(tls: str) -> ssl.SSLContext:
     except OSError as error:
         why = "none can be read from it" if isinstance(error, ssl.SSLError) else error.strerror
         raise SourceError(
-            f"source.tls is {tls!r}, and {file} is no file of certificates ({why}); 'verify', 'any' or a PEM file is "
-            "accepted, which has -----BEGIN CERTIFICATE----- in it"
+            f"source.tls is {tls!r}, and {file} is not a file of certificates ({why}); 'verify', 'any' or a PEM "
+            "file, which contains -----BEGIN CERTIFICATE-----, is accepted"
         ) from None
     if tls == "any":
         made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
@@ -47,7 +47,7 @@ def context(tls: str) -> ssl.SSLContext:
 
 
 def distrust(parts: SplitResult, tls: str, timeout_s: float) -> str | None:
-    """Why the certificate that an address shows is not trusted; None where it is, or where none can be had."""
+    """Why the certificate of a server is not trusted; None if it is, or if none can be obtained."""
     try:
         there = parts.hostname or "", parts.port or PORTS[parts.scheme.lower()]
         with (
@@ -62,8 +62,8 @@ def distrust(parts: SplitResult, tls: str, timeout_s: float) -> str | None:
 
 
 def _trusted(tls: str) -> str | None:
-    """The file of the certificates that are trusted; None where whoever verifies has them, or nobody does."""
-    if tls == "any" or (tls == "verify" and os.name == "nt"):  # Windows' store is known to both
+    """The file of trusted certificates; None if the verifier has its own, or nothing is verified."""
+    if tls == "any" or (tls == "verify" and os.name == "nt"):  # both know the store of Windows
         return None
     if tls != "verify":
         return str(expanded(tls))
@@ -71,10 +71,10 @@ def _trusted(tls: str) -> str | None:
         if file and Path(file).is_file():
             return file
     try:
-        import certifi  # which comes with requests
+        import certifi  # comes with requests
     except ImportError:
         raise SourceError(
-            "no certificates of authorities were found on this machine, so that nobody can be verified; install "
-            "ca-certificates (or certifi), or name a file of them by --tls FILE"
+            "no certificate authorities were found on this machine, so no server can be verified; install "
+            "ca-certificates (or certifi), or give a file of them with --tls FILE"
         ) from None
     return certifi.where()

@@ -1,4 +1,4 @@
-"""Media time, as a container's timestamps tell it."""
+"""Media time from the timestamps of a container."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from collections import deque
 from sharpose_rt.media.source import FALLBACK_FPS
 
 RESTART_S = 1.0
-"""A step back by less, now and then, is frames out of order; by more the clock began anew, as of joined recordings."""
-# So many steps back within so many frames: the times are of no use.
+"""Occasional smaller steps back are frames out of order; after a larger one the clock restarted, as in joined files."""
+# With this many steps back within this many frames, timestamps are useless.
 _STEPS_BACK, _WITHIN_FRAMES = 3, 50
-# A live stream whose time runs ahead of ours by so much in one step has set its clock anew, too.
+# A live stream whose time gains this much on ours in one step has also reset its clock.
 _LEAP_S = 5.0
 
 
 class MediaClock:
     """Turns container timestamps into media time in seconds that starts near 0 and strictly increases.
 
-    A missing timestamp, and every one after timestamps that again and again run out of order (B-frames in a container
-    that does not know them), becomes the last time plus one frame; so does a single one that fell out of order. After a
-    jump back (a restarted stream) time goes on from where it was; of frames with the same time each is half a frame
-    after the one before. Where frames are `live`, the time that passed takes the place of the frame rate, and a leap
-    far ahead of it counts as a restart.
+    A missing or single out-of-order timestamp becomes the last time plus one frame. So does every timestamp once they
+    are repeatedly out of order (B-frames in a container that does not support them). After a jump back (a restarted
+    stream) time continues from where it was. Frames with equal timestamps are half a frame apart. For `live` frames the
+    elapsed time replaces the frame duration, and a leap far ahead of it counts as a restart.
     """
 
     def __init__(self, time_base: float, origin: int | None, fps: float | None, live: bool = False) -> None:
@@ -50,7 +49,7 @@ class MediaClock:
         self._last_at_s = now_s
         self._frames += 1
         if self._last_s is None:
-            # Some containers, as ASF, say that they start at a later time than their first frame has.
+            # Some containers, such as ASF, state a start time later than that of their first frame.
             if self._origin is None or (pts is not None and pts < self._origin):
                 self._origin = pts
             self._last_s = 0.0 if pts is None else max(0.0, self._seconds(pts))
@@ -65,14 +64,14 @@ class MediaClock:
         pts_s = self._seconds(pts)
         given_s, self._given_s = self._given_s, pts_s
         anew, self._anew = self._anew, None
-        if anew is not None and pts_s <= self._top_s:  # as the one before it: the clock did begin anew there
+        if anew is not None and pts_s <= self._top_s:  # like the previous one: the clock did restart there
             self._origin, given_s = anew, last_s
             pts_s = self._given_s = self._seconds(pts)
             self._top_s = last_s
         if pts_s > last_s and (not self._live or pts_s - last_s < step_s + _LEAP_S):
             self._top_s = pts_s
             return pts_s
-        if given_s <= pts_s <= last_s:  # the file's own times are in order; one that was made up went ahead of them
+        if given_s <= pts_s <= last_s:  # the file's own times are in order; one of ours was ahead of them
             self._top_s = max(self._top_s, pts_s)
             return last_s + step_s / 2
         begins = pts - round((last_s + step_s) / self._time_base)
@@ -84,7 +83,7 @@ class MediaClock:
             self._steps_back.append(self._frames)
             often = len(self._steps_back) == _STEPS_BACK
             self._disordered = often and self._frames - self._steps_back[0] < _WITHIN_FRAMES
-        self._anew = begins  # if the next is behind, too; else this one alone fell out of order
+        self._anew = begins  # if the next one is behind, too; else only this one is out of order
         return last_s + step_s
 
     def _seconds(self, pts: int) -> float:

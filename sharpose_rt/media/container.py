@@ -1,4 +1,4 @@
-"""Decoding with PyAV, shared by every source that is a container: files, network streams and standard input."""
+"""Decoding with PyAV, shared by all sources that are containers: files, network streams and standard input."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ from sharpose_rt.media.upright import Upright
 
 log = logging.getLogger("sharpose_rt.media")
 
-# FFmpeg "plays" any text file as a scrolling terminal; nobody means that.
+# FFmpeg "plays" any text file as a scrolling terminal, which nobody wants.
 _TEXT_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
-# Places so long before a start are tried in MPEG-TS: without an index what is found may be behind what was sought.
+# How long before the start to try seeking in MPEG-TS: without an index, a seek may end after its target.
 _BACK_S = (0.0, 3.0, 15.0)
-# What FFmpeg says of an AVI's length while it writes one, and for good where that goes to a pipe.
+# The length that FFmpeg writes into an unfinished AVI, and that stays if the output is a pipe.
 _UNKNOWN_FRAMES = 1 << 30
-# FFmpeg knows where a picture ends by the beginning of the next one, and so where a packet of MPEG-TS does.
+# FFmpeg finds the end of a picture, and that of a packet of MPEG-TS, by the beginning of the next one.
 _HELD_BACK = {"rtsp": 1, "rtp": 1, "sdp": 1, "mpegts": 2}
 _WITHOUT_END = frozenset(("h264", "hevc"))
-_REORDERED = 32  # packets, among which that of a picture is sought
-# FFmpeg paints over what was lost of most codecs; a file's pictures come so, too. Of these it makes noise.
+_REORDERED = 32  # packets among which to find that of a picture
+# FFmpeg conceals losses in most codecs, also in files. In these it outputs noise.
 _UNCONCEALED = frozenset(("hevc",))
 
 
 class ContainerSource(Source):
-    """Upright BGR frames, with square pixels, of a container's largest real video stream.
+    """Upright BGR frames with square pixels, from the largest real video stream of a container.
 
-    A kind says what to open (`_target`), and overrides what differs.
+    Subclasses say what to open (`_target`), and override what differs.
     """
 
     kind = "video"
     stem = "video"
-    _format: str | None = None  # as FFmpeg finds it
+    _format: str | None = None  # None: detected by FFmpeg
 
     def __init__(self, spec: str, config: SourceConfig) -> None:
         super().__init__(spec, config)
@@ -63,9 +63,9 @@ class ContainerSource(Source):
         self._ahead: Any = None
         self._current: Any = None
         self._decoded = 0
-        self._shown_s = 0.0  # how long the last frame stays, where that is said
+        self._shown_s = 0.0  # stated duration of the last frame
         self._seeking = False
-        self._slowed = 1.0  # stored rate over the filmed one
+        self._slowed = 1.0  # stored over filmed frame rate
         self._upright = Upright()
         self._backlog = Backlog()
         self._came_s: float | None = None
@@ -89,7 +89,7 @@ class ContainerSource(Source):
                 self._seek()
 
     def _connect(self) -> None:
-        """Opens the container at its beginning; leaves it unopened after an interruption."""
+        """Opens the container at its beginning, or not at all after an interruption."""
         if self._stop.is_set():
             return
         hardware, began_s = decoder(self.config.hwaccel), time.monotonic()
@@ -101,7 +101,7 @@ class ContainerSource(Source):
                 options=self._options(),
                 timeout=self._timeouts_s(),
                 hwaccel=hardware,
-                metadata_errors="replace",  # titles and makers in whatever code
+                metadata_errors="replace",  # titles and makers in any encoding
             )
         except SourceError:
             raise
@@ -114,22 +114,22 @@ class ContainerSource(Source):
         self._set_up()
 
     def _set_up(self) -> None:
-        """Makes the stream's decoder, its clock and what is counted ready, and decodes from here on."""
+        """Prepares the stream's decoder, clock and counters, and starts decoding from here."""
         if self._container.format.name == "avi":
-            # B-frames of an AVI have no timestamps; FFmpeg's guesses (genpts) come out of order.
+            # B-frames of an AVI have no timestamps; FFmpeg's guesses (genpts) are out of order.
             self._container.flags &= ~av.container.Flags.gen_pts.value
         codec = self._stream.codec.name
-        # Frame threads hold several frames back, which a live picture should not be; beside threads for slices FFmpeg
-        # conceals no damage of H.264.
+        # Frame threads delay the picture by several frames, too much for live sources; with slice threads FFmpeg does
+        # not conceal damage in H.264.
         self._stream.thread_type = "AUTO" if not self.live else "NONE" if codec == "h264" else "SLICE"
-        if codec in _UNCONCEALED:  # else what refers to a lost picture never comes, and without key frames nothing does
+        if codec in _UNCONCEALED:  # else pictures that refer to a lost one are never output: without key frames, none
             self._stream.codec_context.flags |= Flags.output_corrupt
         self._upright = Upright(self._stream.sample_aspect_ratio)
         self._fps = frame_rate(self._stream)
         if not self.live and self._fps and self.config.filmed_fps:
             self._slowed, self._fps = self._fps / self.config.filmed_fps, self.config.filmed_fps
-        # The start of an AVI is that of its first packet, behind which B-frames put the first picture; that of what is
-        # live is where it was joined, which may be long before the first key frame.
+        # The start of an AVI is that of its first packet, and with B-frames the first picture comes later. That of a
+        # live stream is where it was joined, which may be long before the first key frame.
         origin = None if self.live or self._container.format.name == "avi" else self._stream.start_time
         self._clock = MediaClock(self._tick_s, origin, self._fps, self.live)
         self._backlog, self._came_s = Backlog(), None
@@ -148,15 +148,15 @@ class ContainerSource(Source):
 
     @property
     def _tick_s(self) -> float:
-        """The time base in seconds of the scene."""
+        """The time base in seconds of the filmed scene."""
         return float(self._stream.time_base) * self._slowed
 
     def _opened(self) -> None:
-        """Looks at the container that was just opened, before its stream is set up."""
+        """Inspects the container that was just opened, before its stream is set up."""
 
     def _seekable(self) -> bool:
-        # Where frames are counted for want of timestamps, the count must begin at the first; what is sought in an MPEG
-        # programme stream begins within a picture, and the next ones get times of others.
+        # Without timestamps frames are counted, which must start at the first one. After a seek an MPEG program stream
+        # begins within a picture, and the next pictures get wrong times.
         untimed = self._container.format.flags & av.format.Flags.no_timestamps.value
         return not (self.live or untimed or self._container.format.name in ("avi", "mpeg"))
 
@@ -168,8 +168,8 @@ class ContainerSource(Source):
         if stream is None:
             what = "has sound but no pictures" if streams.audio else "has no video in it"
             if self.live:
-                raise SourceAway(f"{self.name} {what} now; see that it sends video, and try again")
-            raise SourceError(f"{self.name} {what}; give a file with a video stream")
+                raise SourceAway(f"{self.name} {what} now; check that it sends video, and try again")
+            raise SourceError(f"{self.name} {what}; use a file with a video stream")
         if stream.codec_context is None:
             raise SourceError(
                 f"{self.name} has a video codec that this FFmpeg build does not know; "
@@ -178,7 +178,7 @@ class ContainerSource(Source):
         return stream
 
     def _seek(self) -> None:
-        """Goes to a key frame before the start; decoding goes on from there to exactly the start."""
+        """Seeks to a key frame before the start, from where decoding continues to exactly the start."""
         path, origin = self._local_path(), self._stream.start_time or 0
         damaged, self._seeking = self.faults.damaged, True
         try:
@@ -194,15 +194,15 @@ class ContainerSource(Source):
             pass
         finally:
             self._seeking = False
-        # The container's index is wrong or none: decode everything up to the start.
+        # The container's index is wrong or missing: decode everything up to the start.
         self.faults.damaged = damaged
         self._close()
         self._connect()
 
     def _find_key_frame(self, place: int, target: int) -> bool:
-        """Whether the first frame from `place` on is a key frame by `target`; it is the next frame then.
+        """Whether the first frame from `place` on is a key frame no later than `target`; if so, it is the next frame.
 
-        Of others some codecs paint the next ones on grey, and some containers have the times wrong.
+        After any other frame, some codecs draw the next ones on grey, and some containers give wrong times.
         """
         self._container.seek(place, stream=self._stream)
         self._frames = self._decode()
@@ -231,19 +231,19 @@ class ContainerSource(Source):
 
     @property
     def _told_frames(self) -> int:
-        """How many frames the index has, or the header counts; 0 where neither does."""
+        """Number of frames in the index or header; 0 if neither has it."""
         return 0 if self._stream.frames == _UNKNOWN_FRAMES else self._stream.frames
 
     def _frame_count(self) -> int | None:
-        """How many frames the container says that it has; None where it does not."""
+        """Number of frames that the container states; None if it does not."""
         length_s, frames = self._length_s(), self._told_frames
         by_time = round(length_s * self._fps) if length_s and self._fps else None
-        if by_time and frames > by_time + 1:  # an edit list leaves out frames that the index counts
+        if by_time and frames > by_time + 1:  # an edit list omits frames that the index counts
             return by_time
         return frames or by_time
 
     def _length_s(self, *, of_pictures: bool = False) -> float | None:
-        """How long the container says that it goes on; of its pictures alone, or where that is not said of all."""
+        """Duration that the container states: of its pictures, else of everything unless `of_pictures`."""
         if self._stream.frames == _UNKNOWN_FRAMES:
             return None
         if self._stream.duration:
@@ -264,7 +264,7 @@ class ContainerSource(Source):
         return None if self._current is None else self._clock.stamp(self._timestamp(self._current))
 
     def _timestamp(self, frame: Any) -> int | None:
-        # Pictures left out of an AVI are known by the places of packets alone.
+        # Pictures that an AVI omits can only be recognised by the positions of its packets.
         return frame.dts if frame.pts is None and self._container.format.name == "avi" else frame.pts
 
     def _restart_clock(self) -> None:
@@ -279,11 +279,11 @@ class ContainerSource(Source):
         self._container = self._stream = self._ahead = self._current = None
 
     def _decode(self) -> Iterator[Any]:
-        """Every frame that can be decoded, the decoder's delayed ones at the end included.
+        """Every frame that can be decoded, including those that the decoder delayed at the end.
 
-        Up to `max_bad_frames` packets in a row may be bad. A packet's error leaves the demuxer usable, but ends the
-        generator that PyAV gives, so that a new one goes on. What is live is joined between two key frames: what cannot
-        be decoded before the first one is no damage.
+        Up to `max_bad_frames` packets in a row may be bad. A packet's error leaves the demuxer usable but ends PyAV's
+        generator, so a new one continues. Live streams are joined between two key frames: packets that cannot be
+        decoded before the first one do not count as damage.
         """
         stream, packets, bad, overdue = self._stream, None, 0, False
         may_spoil = self.live or stream.codec.name in _UNCONCEALED
@@ -292,13 +292,13 @@ class ContainerSource(Source):
         while not self._stop.is_set():
             began_s, packet = began_s if overdue else time.monotonic(), None
             try:
-                if overdue:  # the last packet is what FFmpeg held back; by RTSP it would wait once more
+                if overdue:  # the last packet was held back by FFmpeg; with RTSP it would wait once more
                     raise TimeoutError
-                # Of what is live all packets are looked at: the sound may go on where the pictures do not.
+                # Live streams: all packets are read, as the sound may continue when the pictures do not.
                 packets = packets or self._container.demux(*([] if self.live else [stream]))
                 packet = self._next_picture(packets, began_s)
                 overdue = self._is_overdue(began_s)
-                if packet is None or self._stop.is_set():  # an interruption cuts a packet short
+                if packet is None or self._stop.is_set():  # an interruption truncates a packet
                     break
                 if packet.has_sidedata("encryption_info"):
                     raise self._encrypted()
@@ -308,7 +308,7 @@ class ContainerSource(Source):
                 self._spoilt.take(packet)
                 frames = packet.decode()
                 if self.live and self._decoded and not frames and self._is_overdue(gave_s + LONGEST_WAIT_S):
-                    began_s = gave_s  # what is sent has become of another codec, or lost its key frames
+                    began_s = gave_s  # the stream has changed its codec, or lost its key frames
                     raise TimeoutError
             except SourceError:
                 raise
@@ -335,7 +335,7 @@ class ContainerSource(Source):
                 self._shown_s = (frame.duration or 0) * self._tick_s
                 self._came_s = self._came(frame)
                 yield frame
-                if self._decoded == 1:  # between it and the next the networks are loaded
+                if self._decoded == 1:  # the networks are loaded between this frame and the next
                     self._backlog.begin(time.monotonic())
                     self._had_s.clear()
                     self._packets_s.clear()
@@ -349,15 +349,15 @@ class ContainerSource(Source):
         if self.live and self.faults.damaged == 1:
             by_udp = self.name.startswith("rtsp") and self.config.rtsp_transport == "udp"
             log.warning(
-                "%s: packets are lost on their way, or damaged: the pictures that are spoilt by it are left out, and "
-                "counted (damaged); see that the network holds%s", self.name, ", or try --rtsp-transport tcp" * by_udp,
+                "%s: packets are lost or damaged on the way; the affected pictures are left out and counted (damaged); "
+                "check the network%s", self.name, ", or try --rtsp-transport tcp" * by_udp,
             )  # fmt: skip
 
     def _next_picture(self, packets: Iterator[Any], asked_s: float) -> Any | None:
-        """The next packet of the pictures; None at the end.
+        """The next video packet; None at the end.
 
         Raises:
-            TimeoutError: others kept coming for longer than one is waited for.
+            TimeoutError: only other packets arrived until the read timeout.
         """
         for packet in packets:
             if packet.stream is self._stream:
@@ -371,56 +371,55 @@ class ContainerSource(Source):
         return limits_s is not None and time.monotonic() - asked_s > limits_s[1]
 
     def _leaves_out(self, packet: Any, asked_s: float) -> bool:
-        """Whether a packet is not decoded: more comes of a live stream than can be, and what waits grows old."""
+        """Whether to skip a packet, because a live stream sends more than can be decoded and the backlog grows."""
         sent = packet.pts if packet.dts is None else packet.dts
         if not self._ages() or sent is None:
             return False
         backlog, before, had_s = self._backlog, self._backlog.skipping, time.monotonic()
         backlog.take(sent * self._tick_s, asked_s, had_s, key=packet.is_keyframe)
         self._had_s.append(had_s - backlog.seconds)
-        self._packets_s.append((packet.pts, self._had_s[0]))  # when it came, and not when its end was known
+        self._packets_s.append((packet.pts, self._had_s[0]))  # when it arrived, not when its end was known
         if backlog.skipping:
             self.faults.left_out += 1
             if self.faults.left_out == 1:
                 log.warning(
-                    "%s sends more than can be decoded here: what stays late by more than %g s is left out, up to the "
-                    "next key frame; ask it for smaller or fewer pictures, or try --hwaccel auto", self.name, LONGEST_S,
+                    "%s sends more than can be decoded here: when it lags by more than %g s, it is skipped up to the "
+                    "next key frame; let it send smaller or fewer ones, or try --hwaccel auto", self.name, LONGEST_S,
                 )  # fmt: skip
         elif before:
-            with contextlib.suppress(av.error.FFmpegError):  # what the decoder held back is as old
+            with contextlib.suppress(av.error.FFmpegError):  # the decoder's delayed frames are as old
                 self.faults.left_out += len(self._stream.codec_context.decode(None))
             self._stream.codec_context.flush_buffers()
         return backlog.skipping
 
     def _came(self, frame: Any) -> float | None:
-        """When the packet of a decoded picture came, or, where its time is no packet's, the last one; of what ages."""
+        """When the packet of a decoded picture arrived, or the last packet if none has its time; only if `_ages`."""
         packets = list(reversed(self._packets_s))
         return next((at_s for pts, at_s in packets if pts == frame.pts), packets[0][1] if packets else None)
 
     @property
     def _loses_packets(self) -> bool:
-        """Of what comes, each packet takes its chance."""
+        """Whether the transport may lose single packets."""
         return False
 
     def _ages(self) -> bool:
-        """What is not decoded in time grows old, and its packets tell when they were sent."""
+        """Whether packets that are not decoded in time go out of date, and have the times of their sending."""
         return False
 
     def _encrypted(self) -> SourceError:
-        """What is decoded without the key is noise, and no error of the decoder's."""
+        """The error for encrypted video, which decodes to noise without any error."""
         since = f" after frame {self._decoded}" if self._decoded else ""
         return SourceError(
-            f"{self.name} is encrypted{since}; give a copy without protection: "
-            "ffmpeg -decryption_key KEY -i IN -c copy OUT.mp4"
+            f"{self.name} is encrypted{since}; use a decrypted copy: ffmpeg -decryption_key KEY -i IN -c copy OUT.mp4"
         )
 
     def _too_bad(self, bad: int, error: Exception) -> SourceError:
-        reason = getattr(error, "strerror", None) or redact(str(error))  # PyAV's own text has the whole address in it
+        reason = getattr(error, "strerror", None) or redact(str(error))  # PyAV's own text contains the whole address
         seen = f"{self.name}: {bad} undecodable frames in a row after frame {self._decoded} ({reason})"
         if self.live:
             other_way = ", or try another source.rtsp_transport" if self.name.startswith("rtsp") else ""
-            return SourceLost(f"{seen}; see that the network holds{other_way}")
-        return SourceError(f"{seen}; the file is damaged from there on, use --end, or repair it")
+            return SourceLost(f"{seen}; check the network{other_way}")
+        return SourceError(f"{seen}; the file is damaged from there on: use --end, or repair it")
 
     def _warn_of_faults(self) -> None:
         if self.live or self._seeking:
@@ -430,14 +429,14 @@ class ContainerSource(Source):
         missing_s = math.inf if length_s is None else length_s - self._clock.last_s - max(0.0, self._shown_s - frame_s)
         if self.faults.damaged:
             if expected and not self.config.start_s and missing_s <= 2.5 * frame_s:
-                # What refers to a damaged picture may be left out by the decoder without an error.
+                # The decoder may omit pictures that refer to a damaged one, without an error.
                 self.faults.damaged = max(self.faults.damaged, (self._frame_count() or 0) - self._decoded)
-            log.warning("%s: frames that cannot be decoded and are left out: %d", self.name, self.faults.damaged)
+            log.warning("%s: frames that cannot be decoded and were left out: %d", self.name, self.faults.damaged)
         if expected:
-            # After a seek the frames before it were not decoded, and an edit list leaves some out.
+            # Frames before a seek were not decoded, and an edit list omits some.
             short = self._decoded < expected and not self.config.start_s and missing_s > 2.5 * frame_s
             what = f"{self._decoded} of {expected} frames"
-        elif length_s is None:  # nothing is said of the pictures alone, and the sound may be what is so long
+        elif length_s is None:  # no duration of the pictures is stated, and the total may be that of the sound
             return
         else:
             short = missing_s > 1.0 + 2 * frame_s
@@ -447,29 +446,29 @@ class ContainerSource(Source):
             log.warning("%s ends after %s: the file is cut off", self.name, what)
 
     def _check_lost(self, error: Exception, waited_s: float) -> None:
-        """Raises where an error while reading means that the other side is gone; a file has no other side."""
+        """Raises if an error while reading means that the sender is gone; files have none."""
 
     def _raise_open(self, error: Exception, waited_s: float) -> None:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, PermissionError):
-            hint = "it may not be read by you; change its permissions"
+            hint = "you have no permission to read it; change its permissions"
         elif self.name.lower().endswith(".sdp"):
             hint = (
-                "the streams that such a file describes are had where it comes by HTTP; serve its folder, python -m "
-                "http.server --bind 127.0.0.1 8000, and give http://127.0.0.1:8000/NAME.sdp"
+                "the streams that such a file describes can only be opened over HTTP; serve its folder with python -m "
+                "http.server --bind 127.0.0.1 8000, and use http://127.0.0.1:8000/NAME.sdp"
             )
         elif isinstance(error, av.error.InvalidDataError):
             hint = (
-                "it is not a video, or its index is missing because the recording or the copy was cut short; "
+                "it is not a video, or its index is missing because the recording or copy is incomplete; "
                 "play it in a media player, or copy it again"
             )
         else:
-            hint = "see that it plays in a media player"
+            hint = "check that it plays in a media player"
         raise SourceError(f"{self.name} cannot be opened as a video ({reason}): {hint}") from None
 
 
 def _parse_length(text: str) -> float | None:
-    """Seconds of 'HH:MM:SS.fraction'; None where it is no such."""
+    """Seconds of 'HH:MM:SS.fraction'; None if the text has another form."""
     hours, _, rest = text.partition(":")
     minutes, _, seconds = rest.partition(":")
     try:
@@ -484,7 +483,7 @@ def file_address(path: str | Path) -> str:
 
 
 def frame_rate(stream: Any) -> float | None:
-    """Frames a second of a video stream, as far as its container knows."""
+    """Frames per second of a video stream; None if its container does not know."""
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
         if rate and 0 < rate <= 1000:
             return float(rate)
@@ -492,27 +491,27 @@ def frame_rate(stream: Any) -> float | None:
 
 
 def main_video(container: Any) -> Any | None:
-    """The largest video stream that is not a cover; None where there is none."""
+    """The largest video stream that is not a cover picture; None if there is none."""
     pictures = [s for s in container.streams.video if not s.disposition & s.disposition.__class__.attached_pic]
 
     def worth(stream: Any) -> tuple[bool, int]:
-        # Photographs that move bring a second track, larger, of a single picture.
+        # Motion photos have a second, larger track of a single picture.
         return stream.frames != 1, stream.width * stream.height if stream.codec_context else 0
 
     return max(pictures, key=worth, default=None)
 
 
 def first_picture_s(path: str) -> float | None:
-    """The time by a file's own clock at which its media time is 0, see `MediaClock`; None where it has none.
+    """The time on a file's own clock at which its media time is 0, see `MediaClock`; None if unknown.
 
     Raises:
-        FFmpegError, OSError: it cannot be opened.
+        FFmpegError, OSError: the file cannot be opened.
     """
     with av.open(file_address(path), metadata_errors="replace") as container:
         video, first = main_video(container), None
         if video is None or video.codec_context is None:
             return None
-        with contextlib.suppress(av.error.FFmpegError):  # a damaged one tells no time
+        with contextlib.suppress(av.error.FFmpegError):  # a damaged file has no time
             first = next(container.decode(video), None)
         times = [ticks for ticks in (video.start_time, first and first.pts) if ticks is not None]
         return float(min(times) * video.time_base) if times else None

@@ -1,4 +1,4 @@
-"""A short clip of people for the first try: a camera that moves over the photographs that ultralytics ships."""
+"""A short clip of people for a first try: a camera moving over the photographs that ultralytics ships."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FPS = 25.0
 
 @dataclass(frozen=True)
 class Shot:
-    """One photograph, and what the camera sees first and last: centre x, y and width of the view, photograph px."""
+    """One photograph with the first and last view of the camera: centre x, y and width in photograph px."""
 
     photograph: str
     first: tuple[float, float, float]
     last: tuple[float, float, float]
 
 
-# Every view lies inside its photograph, is at most as wide as the clip, and keeps whole people in sight.
+# Every view is inside its photograph, at most as wide as the clip, and shows whole people.
 SHOTS = (
     Shot("bus.jpg", first=(405, 600, 808), last=(359, 655, 716)),
     Shot("zidane.jpg", first=(482, 360, 956), last=(798, 358, 940)),
@@ -36,10 +36,10 @@ SHOTS = (
 
 
 def make_demo_clip(path: Path, seconds: float = 6.0) -> Path:
-    """Writes the clip (960x720, 25 fps, H.264 in mp4, no sound), its shots of equal length, and returns its path.
+    """Writes the clip (960x720, 25 fps, H.264 in mp4, no sound, shots of equal length) and returns its path.
 
     Raises:
-        SourceError: the photographs are not there.
+        SourceError: the photographs are missing.
         OutputError: the clip cannot be written.
     """
     photographs = [read_photograph(shot.photograph) for shot in SHOTS]
@@ -59,11 +59,11 @@ def make_demo_clip(path: Path, seconds: float = 6.0) -> Path:
 
 
 def view(photograph: NDArray[np.uint8], shot: Shot, progress: float) -> NDArray[np.uint8]:
-    """What the camera sees, (720, 960, 3) uint8, at `progress` 0..1 of a shot; it starts and stops gently."""
+    """The view of the camera, (720, 960, 3) uint8, at `progress` 0..1 of a shot, which starts and stops smoothly."""
     eased = (1 - math.cos(math.pi * progress)) / 2
     x, y, width = (1 - eased) * np.array(shot.first) + eased * np.array(shot.last)
     scale = SIZE_WH[0] / width
-    # Parts of a pixel count: a view rounded to whole pixels would make people tremble.
+    # Fractions of a pixel matter: rounding the view to whole pixels would make people jitter.
     affine = np.array([[scale, 0, (SIZE_WH[0] - 1) / 2 - scale * x], [0, scale, (SIZE_WH[1] - 1) / 2 - scale * y]])
     frame = cv2.warpAffine(photograph, affine, SIZE_WH, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return frame.astype(np.uint8, copy=False)
@@ -73,7 +73,7 @@ def read_photograph(name: str) -> NDArray[np.uint8]:
     """A photograph of the installed ultralytics package, (H, W, 3) uint8 BGR, found without importing it.
 
     Raises:
-        SourceError: it is not there, or cannot be read.
+        SourceError: it is missing or cannot be read.
     """
     path, image = photograph_path(name), load_photograph(name)
     if path is None:

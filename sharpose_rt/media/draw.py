@@ -1,4 +1,4 @@
-"""Poses drawn on a picture: limbs by side, boxes, labels and trails by identity, a status line."""
+"""Draws poses on pictures: limbs coloured by side; boxes, labels and trails by track; a status line."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from sharpose_rt.types import Detections, Packet, Poses, PoseStage
 Colour = tuple[int, int, int]
 Image = NDArray[np.uint8]
 
-# BGR. Orange and blue stay apart for every kind of colour blindness.
+# BGR. Orange and blue are distinguishable with every kind of colour blindness.
 SIDE_COLOURS: dict[str, Colour] = {"left": (255, 170, 40), "right": (30, 140, 255), "centre": (225, 235, 225)}
 _OUTLINE: Colour = (25, 25, 25)
 _PALE: Colour = (190, 190, 190)
 _BRIGHT: Colour = (245, 245, 245)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_SHIFT = 4  # OpenCV draws at sixteenths of a pixel
+_SHIFT = 4  # OpenCV draws with a precision of 1/16 px
 _DASHES = 4
-_MOST_STEPS = 120  # of a trail, whatever its length in time: a second at 120 fps
+_MOST_STEPS = 120  # of a trail, whatever its duration: one second at 120 fps
 
 
 class Painter:
-    """Draws the people of one source, frame after frame.
+    """Draws the people of one source, frame by frame.
 
-    Limbs are coloured by the person's own left and right; boxes, labels and trails by track id. Beside the id a filled
-    dot stands for 'fine', a ring for 'coarse'; a 'predicted' person is paler and dashed.
+    Limbs are coloured by the person's own left and right; boxes, labels and trails by track id. Beside the id, a filled
+    dot marks 'fine' and a ring 'coarse'; 'predicted' people are paler and dashed.
 
     Args:
         skeleton: of the people.
-        config: what is drawn.
-        region: corners, px, of a polygon that is outlined: where people are looked for.
+        config: what to draw.
+        region: corners, px, of the polygon in which people are detected, which is outlined.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Painter:
         limbs: dict[str, list[tuple[int, int]]] = {side: [] for side in SIDE_COLOURS}
         small: dict[str, list[tuple[int, int]]] = {side: [] for side in SIDE_COLOURS}
         for a, b in skeleton.limbs:
-            # A limb from the middle outwards belongs to its side; one between both sides to neither.
+            # A limb from the middle outwards belongs to its side, one between both sides to neither.
             pair = {sides[a], sides[b]} - {"centre"}
             lines = small if min(a, b) >= skeleton.body else limbs
             lines[pair.pop() if len(pair) == 1 else "centre"].append((a, b))
         self._limbs = {side: np.array(pairs) for side, pairs in limbs.items() if pairs}
-        self._small = {side: np.array(pairs) for side, pairs in small.items() if pairs}  # of a face and of hands
+        self._small = {side: np.array(pairs) for side, pairs in small.items() if pairs}  # face and hands
         self._sides = sides[: skeleton.body]
         parts = ("shoulder", "hip", "thorax", "pelvis")
         self._torso = np.array([k for k, name in enumerate(skeleton.keypoints) if name.split("_")[-1] in parts], int)
@@ -70,7 +70,7 @@ class Painter:
         self._last_s = 0.0
 
     def drawn(self, packet: Packet, status: str = "") -> Image:
-        """A picture of its own: the packet's, with its people and the status line on it; see `draw`."""
+        """A copy of the packet's picture with its people and the status line; see `draw`."""
         frame, poses = packet.frame, packet.poses
         assert poses is not None
         image = frame.image_bgr.copy()
@@ -88,11 +88,11 @@ class Painter:
         new_scene: bool = False,
         detections: Detections | None = None,
     ) -> Image:
-        """The same picture with the people and the status line drawn on it.
+        """The picture with the people and the status line drawn on it.
 
-        Draws in place, so that `image_bgr`, (H, W, 3) uint8, must be the caller's own copy. Trails stay where people
-        went, as the `camera` (see `Packet`) moves the picture; none reaches into a new scene. Where faces are hidden,
-        so are those of `detections` who have no pose yet.
+        Draws in place, so `image_bgr`, (H, W, 3) uint8, must be the caller's own copy. Trails stay where people went
+        even if the `camera` moves (see `Packet`), and end at a new scene. If faces are hidden, so are those of
+        `detections` without a pose yet.
         """
         if new_scene:
             self._trails.clear()
@@ -109,7 +109,7 @@ class Painter:
         if config.trail_s > 0:
             self._draw_trails(image_bgr, poses.track_ids, pts_s, unit)
         boxes = poses.bboxes_xyxy
-        # The largest person, most likely the nearest, is drawn last.
+        # Draw the largest person, who is probably nearest, last.
         order = np.argsort(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable").tolist()
         seen = (poses.keypoint_scores >= config.min_score) & np.isfinite(poses.keypoints).all(axis=2)
         fixed = _fixed(np.where(seen[..., None], poses.keypoints, 0))
@@ -139,7 +139,7 @@ class Painter:
         for side, pairs in self._limbs.items():
             shown = fixed[pairs[seen[pairs].all(axis=1)]]
             lines[side] = list(_dashed(shown) if faded else shown)
-        outlined = width > 1  # around thinner lines it would be all that is seen
+        outlined = width > 1  # around thinner lines only the outline would be visible
         if outlined:
             _lines(image, [*chain.from_iterable(lines.values())], _OUTLINE, width + 2, cv2.LINE_8)
         for side, segments in lines.items():
@@ -154,7 +154,7 @@ class Painter:
             cv2.circle(image, point, radius, _faded(SIDE_COLOURS[side], faded), cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
     def _draw_angles(self, image: Image, points: NDArray[np.float32], angles: NDArray[np.float64], unit: float) -> None:
-        """Degrees beside the joints, on the outer side of somebody who faces the camera."""
+        """Draws degrees beside the joints, on the outer side if the person faces the camera."""
         scale, thick = 0.36 * unit, max(1, round(0.8 * unit))
         for joint, outward, angle in zip(*self._bending, angles.tolist(), strict=True):
             if angle != angle:
@@ -167,7 +167,7 @@ class Painter:
             cv2.putText(image, text, at, _FONT, scale, _BRIGHT, thick, cv2.LINE_AA)
 
     def _follow(self, poses: Poses, pts_s: float, camera: NDArray[np.float64] | None) -> None:
-        """Adds this frame's body centres to the trails and forgets what is too old and tracks that have ended."""
+        """Adds this frame's body centres to the trails; removes old points and ended tracks."""
         if pts_s < self._last_s:
             self._trails.clear()
         self._last_s = pts_s
@@ -212,10 +212,10 @@ class Painter:
 
 @lru_cache(maxsize=4096)
 def track_colour(track_id: int) -> Colour:
-    """The BGR colour of a track: the same for an id in every run, and far from that of the ids next to it."""
+    """The BGR colour of a track: the same in every run, and clearly different from those of adjacent ids."""
     if track_id <= 0:
         return _PALE
-    hue = track_id * 0.618033988749895 % 1.0  # the golden ratio spreads hues evenly, however many there are
+    hue = track_id * 0.618033988749895 % 1.0  # the golden ratio spreads any number of hues evenly
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.55, 0.75)[track_id % 2], 1.0)
     return round(blue * 255), round(green * 255), round(red * 255)
 
@@ -236,12 +236,12 @@ def _dashed(segments: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _fixed(points: NDArray[np.floating]) -> NDArray[np.int32]:
-    """Points in sixteenths of a pixel; those far outside are pulled in, for OpenCV's coordinates would overflow."""
+    """Points in 1/16 px; those far outside are moved closer, as OpenCV's coordinates would overflow."""
     return np.rint(np.clip(points, -2e4, 2e4) * (1 << _SHIFT)).astype(np.int32)
 
 
 def _line_width(box: NDArray[np.float32], unit: float) -> int:
-    """Width of a limb, px: it grows with the picture, and with the square root of the person's size."""
+    """Width of a limb, px, which grows with the picture and with the square root of the person's size."""
     size_px = float(np.nan_to_num(np.max(box[2:] - box[:2])))
     return max(1, round(1.6 * unit * min(max(size_px / 300, 0.5), 2.2) ** 0.5))
 
@@ -266,7 +266,7 @@ def _draw_box(image: Image, box: NDArray[np.float32], colour: Colour, unit: floa
 
 
 def _draw_label(image: Image, poses: Poses, index: int, unit: float) -> None:
-    """The id on a plate in the track's colour at the box's upper left corner, with the mark of the stage."""
+    """Draws the id and the mark of the stage on a plate in the track's colour, at the upper left corner of the box."""
     box = poses.bboxes_xyxy[index]
     if not np.isfinite(box).all():
         return
@@ -286,7 +286,7 @@ def _draw_label(image: Image, poses: Poses, index: int, unit: float) -> None:
     elif stage == PoseStage.COARSE:
         cv2.circle(image, middle, mark, _OUTLINE, max(1, round(0.7 * unit)), cv2.LINE_AA)
     else:
-        for slope in (1, -1):  # a cross: a dash before a number would be a minus
+        for slope in (1, -1):  # a cross; a dash before the id would look like a minus
             one, other = ((middle[0] + way * mark, middle[1] + way * slope * mark) for way in (-1, 1))
             cv2.line(image, one, other, _OUTLINE, max(1, round(0.7 * unit)), cv2.LINE_AA)
     at = (left + 2 * pad + 2 * mark, top + pad + text_height)
@@ -294,7 +294,7 @@ def _draw_label(image: Image, poses: Poses, index: int, unit: float) -> None:
 
 
 def _draw_status(image: Image, status: str, unit: float) -> None:
-    """One line at the upper left on a darkened strip; smaller where the picture is narrow."""
+    """Draws one line at the upper left on a darkened strip, smaller on narrow pictures."""
     scale = 0.5 * unit
     pad = round(6 * unit)
     (width, height), base = _text_size(status, scale)
@@ -318,7 +318,7 @@ def _text_size(text: str, scale: float) -> tuple[tuple[int, int], int]:
 def draw_pose(
     crop_bgr: NDArray[np.uint8], keypoints: NDArray[np.float32], scores: NDArray[np.float32], skeleton: Skeleton
 ) -> NDArray[np.uint8]:
-    """A copy of the crop with limbs between keypoints of a score above 0.2, coloured by their side."""
+    """A copy of the crop with limbs between keypoints with scores above 0.2, coloured by side."""
     image = crop_bgr.copy()
     places = [tuple(int(v) for v in point) for point in np.round(keypoints).clip(-9999, 9999)]
     for a, b in skeleton.limbs:
@@ -331,6 +331,6 @@ def draw_pose(
 
 
 def sheet(tiles: Sequence[Image], columns: int) -> Image:
-    """Pictures of one size, at least one, side by side in rows of `columns`; the last row is filled up with black."""
+    """One or more pictures of equal size in rows of `columns`; the last row is filled with black."""
     tiles = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
     return np.concatenate([np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)], 0)

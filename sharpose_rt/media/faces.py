@@ -1,4 +1,4 @@
-"""Heads made unrecognisable, so that a picture can be shown whose people are nobody's business."""
+"""Hides faces, so that a picture can be shown without revealing who is in it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sharpose_rt.types import Detections, Poses
 
 _SAME_IOU = 0.5
 _BLOCKS = 6
-"""Across a head: of so many nobody is known."""
+"""Across a head: too few to recognise anybody."""
 _BLOCKS_OF_BOX = 4
-"""Across the shorter side of a box's upper half, which may be but a head and shoulders."""
+"""Across the shorter side of a box's upper half, which may contain only head and shoulders."""
 _FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 _TOP, _NECK = ("head", "head_top"), ("neck", "upper_neck")
-"""Of a head: between them is a face of which nothing was found."""
+"""Between these is the face, if none of its own keypoints was found."""
 
 
 def hide_faces(
@@ -28,9 +28,9 @@ def hide_faces(
 ) -> None:
     """Turns everybody's head in the picture, (H, W, 3) uint8, into a few blocks, in place.
 
-    Where a head is goes by its keypoints, smoothed and raw, else by the trunk. Of whom neither was found, and who was
-    detected but has no pose, as in the first frame that somebody is seen in, the upper half of the box is hidden:
-    rather too much than too little. Who was not detected is not hidden.
+    A head is located by its keypoints, smoothed and raw, else by the trunk. If neither was found, or if a person was
+    detected but has no pose, as in their first frame, the upper half of the box is hidden, rather too much than too
+    little. People who were not detected are not hidden.
     """
     circles = head_circles(poses, skeleton)
     for x, y, radius in circles.tolist():
@@ -45,7 +45,7 @@ def hide_faces(
 
 
 def head_circles(poses: Poses, skeleton: Skeleton) -> NDArray[np.float64]:
-    """Middle and radius (N, 3) px of circles that cover the heads; NaN where neither head nor trunk tells."""
+    """Centre and radius (N, 3) px of circles that cover the heads; NaN if neither head nor trunk was found."""
     circles = np.full((len(poses), 3), np.nan)
     face, top, neck, trunk = _places(skeleton)
     for i in range(len(poses)):
@@ -66,7 +66,7 @@ def head_circles(poses: Poses, skeleton: Skeleton) -> NDArray[np.float64]:
 
 
 def _found(points: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Those of the points (n, 2) that are no NaN."""
+    """The points (n, 2) without NaN."""
     return points[np.isfinite(points).all(1)]
 
 
@@ -89,10 +89,10 @@ def _circle(
             base = shoulder
         if np.linalg.norm(spine) > np.linalg.norm(up):
             up = spine
-        # Seen from the side shoulders lie in one place, from above a trunk does.
+        # Seen from the side the shoulders coincide, and from above the whole trunk does.
         shoulders_px = max(shoulders_px, width, 0.7 * float(np.linalg.norm(spine)))
     head = np.concatenate([face, top])
-    if len(top) and not len(face):  # the face is below, and how far down it goes the neck tells, else the shoulders
+    if len(top) and not len(face):  # the face is below the top, and ends at the neck, else at the shoulders
         below = neck if len(neck) else _found(base[None])
         if not len(below):
             return math.nan, math.nan, math.nan
@@ -110,7 +110,7 @@ def _circle(
 
 @lru_cache
 def _places(skeleton: Skeleton) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Places of the keypoints of a face, a head's top, a neck, and of the trunk's corners (none unless all are)."""
+    """Indices of the keypoints of the face, the top of the head, the neck, and the trunk's corners (all or none)."""
     at = {name: place for place, name in enumerate(skeleton.keypoints)}
     face = [place for name, place in at.items() if name in _FACE or name.startswith("face_")]
     top, neck = ([at[name] for name in names if name in at] for names in (_TOP, _NECK))
@@ -120,7 +120,7 @@ def _places(skeleton: Skeleton) -> tuple[list[int], list[int], list[int], list[i
 def _hide(
     image: NDArray[np.uint8], x: float, y: float, half_width: float, half_height: float, *, of_box: bool = False
 ) -> None:
-    """Makes blocks of an ellipse, or `of_box` of the whole rectangle around (x, y)."""
+    """Pixelates an ellipse around (x, y), or with `of_box` the whole rectangle."""
     if not (math.isfinite(x + y + half_width + half_height) and half_width > 0 and half_height > 0):
         return
     height, width = image.shape[:2]

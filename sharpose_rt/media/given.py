@@ -1,4 +1,4 @@
-"""Frames that the program has already."""
+"""Frames that the calling program provides."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Given = Iterable[NDArray[Any] | tuple[float, NDArray[Any]]]
 
 
 class GivenFrames(Source):
-    """Frames of an iterable, each taken when the pipeline has room for it, in the pipeline's own thread.
+    """Frames of an iterable, read in the pipeline's own thread whenever it has room for the next one.
 
     Args:
-        frames: see `Given`; each picture is copied, as the program may go on to write into it.
-        fps: times of pictures that come without one.
-        config: trims and thins as elsewhere.
-        stills: the pictures have nothing to do with each other.
+        frames: see `Given`; each picture is copied, as the program may write into it later.
+        fps: gives times to pictures without one.
+        config: trims and thins, as for other sources.
+        stills: the pictures are unrelated to each other.
 
     Raises:
         ConfigError: `fps` is not above 0.
@@ -57,8 +57,8 @@ class GivenFrames(Source):
         pts_s, image = item if isinstance(item, tuple) else (number / self._fps, item)
         if isinstance(pts_s, (bool, np.bool_)):
             raise SourceError(
-                f"frame {number} has the time {pts_s!r}, as cap.read() gives it for whether there is a picture; "
-                "seconds are accepted, or the picture alone: `run(image for _, image in iter(cap.read, (False, None)))`"
+                f"frame {number} has the time {pts_s!r}, perhaps the success flag of cap.read(); seconds are accepted, "
+                "or only the picture: `run(image for _, image in iter(cap.read, (False, None)))`"
             )
         problem = wrong_picture(image)
         if problem:
@@ -66,7 +66,8 @@ class GivenFrames(Source):
         time_s = seconds(pts_s)
         if not self._last_s <= time_s < np.inf:
             raise SourceError(
-                f"frame {number} has the time {pts_s!r} after {self._last_s}; finite times that never fall are wanted"
+                f"frame {number} has the time {pts_s!r} after {self._last_s}; finite times that never decrease are "
+                "accepted"
             )
         self._last_s, self._picture = time_s, image
         return self._last_s
@@ -76,13 +77,13 @@ class GivenFrames(Source):
         return np.array(self._picture, order="C"), ""
 
     def _nothing_left(self) -> str:
-        if self._count:  # the trimming left none
+        if self._count:  # trimming left none
             return super()._nothing_left()
-        return "there is no frame: the iterable gave no picture; was its camera or file opened?"
+        return "there is no frame: the iterable is empty; was its camera or file opened?"
 
 
 def seconds(time: Any) -> float:
-    """A time in seconds; NaN where it is no number."""
+    """A time in seconds; NaN if it is not a number."""
     try:
         return np.nan if isinstance(time, (bool, np.bool_)) else float(time)
     except (TypeError, ValueError, OverflowError):
@@ -90,7 +91,7 @@ def seconds(time: Any) -> float:
 
 
 def wrong_picture(image: object) -> str:
-    """What is wrong with a picture, and what is accepted; empty where nothing is."""
+    """What is wrong with a picture and what is accepted; empty if nothing is wrong."""
     wanted = "(H, W, 3) uint8 BGR is accepted"
     if not isinstance(image, np.ndarray):
         pil = type(image).__module__.startswith("PIL.")
@@ -100,7 +101,7 @@ def wrong_picture(image: object) -> str:
         return ""
     hint = ""
     if np.issubdtype(image.dtype, np.floating):
-        hint = "; of values in 0..1 try `(image * 255).astype(np.uint8)`"
+        hint = "; for values in 0..1 try `(image * 255).astype(np.uint8)`"
     elif image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 4)):
         code = "BGRA2BGR" if image.ndim == 3 and image.shape[2] == 4 else "GRAY2BGR"
         hint = f"; try `cv2.cvtColor(image, cv2.COLOR_{code})`"

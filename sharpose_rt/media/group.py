@@ -1,4 +1,4 @@
-"""Several sources read at once: each in a thread of its own, their newest frames handed on together."""
+"""Several sources read in parallel, each in its own thread; their newest frames are passed on together."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from sharpose_rt.types import Frame
 log = logging.getLogger("sharpose_rt.media")
 
 Round = tuple[tuple[int, Frame], ...]
-"""At most one frame of each source, by the source's place in the group, ascending."""
+"""At most one frame per source, in ascending order of the source's index in the group."""
 _LOOK_S = 0.1
-"""Every wait looks again so often: Windows does not deliver Ctrl-C to a wait without a timeout."""
+"""Longest wait without checking: Windows does not deliver Ctrl-C to a wait without a timeout."""
 
 
 class SourceGroup:
-    """Feeds a pipeline with rounds: at most one frame of each source, so that none can keep the others waiting.
+    """Feeds a pipeline with rounds: at most one frame of each source, so that no source delays the others.
 
-    A round has what there is: one that is slow, lost, or over, is left out. Sources that are not live wait until their
-    frame was taken, and are waited for, so that the rounds of files do not depend on timing. A live source that is
-    faster than the rounds has its older frames folded away.
+    A round has what is available, without sources that are slow, lost or finished. Sources that are not live wait until
+    their frame is taken, and rounds wait for them, so that the rounds of files do not depend on timing. If a live
+    source is faster than the rounds, its older frames are folded into newer ones.
 
-    A live source that is lost is looked for as long as others go on, and so is one that cannot be opened where another
-    one can. What else fails while the others go on ends for itself: `errors` has why, by its place. Where all have
-    failed the first failure is raised.
+    A lost live source is reconnected as long as others continue, and so is one that cannot be opened if another one
+    can. Any other source that fails ends alone, with its error in `errors` by index. If all have failed, the first
+    failure is raised.
 
-    None is read before the first round is asked for, so that what comes while networks are loaded counts as a source
-    of its own has it count (`Source.read`).
+    No source is read before the first round is requested, so that frames that arrive while networks are loaded count as
+    they do for a single source (`Source.read`).
 
     Args:
         sources: not yet open. The thread that opens one also reads and closes it.
         live: whether each is live.
-        fold: `fold(dropped, kept)` gives the frame to keep for the one after a dropped one.
+        fold: `fold(dropped, kept)` returns the frame to keep in place of `kept` after a dropped one.
     """
 
     def __init__(self, sources: Sequence[Source], live: Sequence[bool], fold: Callable[[Frame, Frame], Frame]) -> None:
@@ -45,7 +45,7 @@ class SourceGroup:
         self.errors: dict[int, Exception] = {}
         self._frames: dict[int, Frame] = {}
         self._opened: set[int] = set()
-        self._overdue: set[int] = set()  # live ones that could not be had in their time
+        self._overdue: set[int] = set()  # live sources that were not available in time
         self._ended: set[int] = set()
         self._stop = self._wanted = False
         self._changed = threading.Condition(threading.RLock())
@@ -58,14 +58,14 @@ class SourceGroup:
 
     @property
     def opened(self) -> list[int]:
-        """Places of the sources that could be opened so far, ascending; there is one when `open` is over."""
+        """Indices of the sources opened so far, ascending; at least one after `open`."""
         with self._changed:
             return sorted(self._opened)
 
     def open(self) -> None:
-        """Opens all at once; when one cannot be opened the others are let go and its failure is raised.
+        """Opens all in parallel; if one cannot be opened, the others are closed and its failure is raised.
 
-        A live one is left to come later where at least one other could be opened.
+        Live sources may be opened later if at least one other source could be opened.
         """
         for thread in self._threads:
             thread.start()
@@ -75,10 +75,10 @@ class SourceGroup:
             raise self.errors[min(self.errors)]
 
     def read(self) -> Round | None:
-        """The next round; None when all sources have ended or were interrupted.
+        """The next round; None if all sources have ended or were interrupted.
 
         Raises:
-            SharposeError: all that is left has failed.
+            SharposeError: all sources have failed.
         """
         with self._changed:
             self._wanted = True
@@ -93,7 +93,7 @@ class SourceGroup:
             return tuple(found)
 
     def interrupt(self) -> None:
-        """Makes a running `open` or `read` end soon, and each source; from any thread."""
+        """Makes a running `open` or `read` and all sources end soon; from any thread."""
         self._stop = True
         for source in self.sources:
             source.interrupt()
@@ -106,17 +106,17 @@ class SourceGroup:
                 thread.join()
 
     def _can_begin(self) -> bool:
-        """Whether each has been opened or has to come later, but not all of them."""
+        """Whether each source was opened or postponed, and at least one was opened."""
         return bool(self._opened) and len(self._opened | self._overdue) == len(self.sources)
 
     def _go_on_without(self, index: int) -> bool:
-        """Whether others go on, now that this one could not be had in its time: run, or have some of theirs left."""
+        """Whether others continue now that this one was not available in time: they run, or still have time left."""
         with self._changed:
             self._mark(self._overdue, index)
             return len(self._overdue | self._ended) < len(self.sources)
 
     def _is_due(self) -> bool:
-        """Whether a round can go: something has come, and every file that still runs has its frame in it."""
+        """Whether a round is ready: it has a frame, and one of every file that still runs."""
         if self._stop or len(self._ended) == len(self.sources):
             return True
         waits = (i for i, live in enumerate(self._live) if not live and i not in self._ended)
@@ -151,7 +151,7 @@ class SourceGroup:
         error.add_note(f"in source {self.sources[index].name!r}")
         self.errors[index] = error
         if self._wanted:  # else `open` raises it
-            log.error("%s; the other sources go on", error if isinstance(error, SharposeError) else repr(error))
+            log.error("%s; the other sources continue", error if isinstance(error, SharposeError) else repr(error))
 
     def _mark(self, what: set[int], index: int) -> None:
         with self._changed:

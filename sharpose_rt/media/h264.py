@@ -1,4 +1,4 @@
-"""Pictures as H.264: what the annotated file and the annotated stream have in common."""
+"""Encodes pictures as H.264, for the annotated file and the annotated stream."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 
 from sharpose_rt.machine.threads import media_threads
 
-TIME_BASE = Fraction(1, 90_000)  # every usual frame rate and container clock to better than 6 microseconds
+TIME_BASE = Fraction(1, 90_000)  # represents all usual frame rates and container clocks within 6 microseconds
 
 
 def add_h264(container: Any, size_wh: tuple[int, int], fps: float, options: Mapping[str, str]) -> Any:
-    """A stream of yuv420p for frames of `as_frame`, in `TIME_BASE`, added to a container that is written to.
+    """Adds a yuv420p stream in `TIME_BASE`, for frames of `as_frame`, to an output container; returns the stream.
 
     Args:
         container: of PyAV.
-        size_wh: of the pictures that will come, px.
-        fps: rates the encoder.
-        options: x264's own.
+        size_wh: of the pictures, px.
+        fps: frame rate for the encoder.
+        options: those of x264.
     """
     stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=dict(options))
     stream.width, stream.height = (side + side % 2 for side in size_wh)
     stream.pix_fmt = "yuv420p"
     stream.time_base = stream.codec_context.time_base = TIME_BASE
-    # OpenCV converts with the matrix of BT.601 in limited range; primaries and gamma are those of sRGB footage.
+    # OpenCV converts with the BT.601 matrix in limited range; primaries and gamma are those of sRGB.
     context = stream.codec_context
     context.thread_count = media_threads()
     context.colorspace, context.color_range = 6, 1  # SMPTE 170M, limited
@@ -38,7 +38,7 @@ def add_h264(container: Any, size_wh: tuple[int, int], fps: float, options: Mapp
 
 
 def as_frame(image_bgr: NDArray[np.uint8], size_wh: tuple[int, int]) -> av.VideoFrame:
-    """A picture (H, W, 3) uint8 for the encoder: of another size it is fitted in with bars, an odd side is padded."""
+    """A picture (H, W, 3) uint8 for the encoder: if its size differs, bars are added; odd sides are padded."""
     if (image_bgr.shape[1], image_bgr.shape[0]) != size_wh:
         image_bgr = letterbox(image_bgr, size_wh)
     right, bottom = (side % 2 for side in size_wh)
@@ -51,7 +51,7 @@ def as_frame(image_bgr: NDArray[np.uint8], size_wh: tuple[int, int]) -> av.Video
 
 
 def letterbox(image: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """The picture scaled to fit into `size_wh`, centred on black."""
+    """The picture scaled to fit into `size_wh`, centred on a black background."""
     scale = min(size_wh[0] / image.shape[1], size_wh[1] / image.shape[0])
     width, height = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

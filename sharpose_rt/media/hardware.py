@@ -1,4 +1,4 @@
-"""Video decoders of the graphics card or the processor (NVDEC, VAAPI, VideoToolbox, ...), through PyAV."""
+"""Hardware video decoders (NVDEC, VAAPI, VideoToolbox, ...), through PyAV."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from sharpose_rt.errors import SourceError
 
 
 def decoder(wanted: str) -> HWAccel | None:
-    """What `av.open` decodes with for 'none', 'auto' (the first that works here), or a kind; None for the CPU.
+    """The decoder for `av.open`: 'auto' is the first kind that works here; None (for 'none') is the CPU.
 
-    A stream that the hardware does not know is decoded on the CPU.
+    Streams that the hardware does not support are decoded on the CPU.
 
     Raises:
-        SourceError: that kind does not work here; says why.
+        SourceError: the kind does not work here; says why.
     """
     if wanted == "none":
         return None
     kinds = [kind for kind in HWACCELS if problem(kind) is None] if wanted == "auto" else [wanted]
     if wanted != "auto" and (reason := problem(wanted)):
         raise SourceError(
-            f"--hwaccel {wanted} does not work here ({reason}); --hwaccel auto takes what does, none the CPU"
+            f"--hwaccel {wanted} does not work here ({reason}); --hwaccel auto uses one that works, none the CPU"
         )
     return HWAccel(kinds[0], allow_software_fallback=True) if kinds else None
 
 
 @cache
 def problem(kind: str) -> str | None:
-    """Why decoders of a kind cannot be used, or None."""
+    """Why decoders of a kind cannot be used; None if they can."""
     if kind not in hwdevices_available():
         return f"the FFmpeg inside PyAV has {', '.join(hwdevices_available()) or 'none'}"
     try:

@@ -1,4 +1,4 @@
-"""Addresses: their parts, and whether what lies there is stored or goes on, whole or in pieces."""
+"""Parses addresses, and tells stored files from live streams, whole or in segments."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from sharpose_rt.media.redact import redact
 
 LONGEST_WAIT_S = 3.0
 LISTS = (".m3u8", ".m3u")
-"""Endings of lists of a stream's pieces (HLS)."""
+"""Suffixes of playlists of a stream's segments (HLS)."""
 
 
 def split_address(spec: str) -> SplitResult:
     """The parts of an address.
 
     Raises:
-        SourceError: it cannot be taken apart, as where a bracket is not closed.
+        SourceError: it cannot be parsed, for example because of an unclosed bracket.
     """
     try:
         return urlsplit(spec)
-    except ValueError:  # whose text may have the password in it
+    except ValueError:  # its text may contain the password
         raise SourceError(
-            f"{redact(spec)} is no address; SCHEME://HOST:PORT/PATH is accepted, with an IPv6 HOST in brackets, as "
-            "in [::1]"
+            f"{redact(spec)} is not an address; SCHEME://HOST:PORT/PATH is accepted, with an IPv6 HOST in brackets, "
+            "such as [::1]"
         ) from None
 
 
 def in_pieces(spec: str) -> bool:
-    """Whether the address is that of a list of pieces (HLS), by its ending."""
+    """Whether the address is that of a playlist of segments (HLS), by its suffix."""
     return PurePosixPath(split_address(spec).path).suffix.lower() in LISTS
 
 
 @lru_cache(maxsize=64)
 def is_stored(url: str, timeout_s: float = LONGEST_WAIT_S, tls: str = "verify") -> bool:
-    """Whether the server says how long the content is (to a HEAD request, which transfers nothing of it).
+    """Whether the server states the length of the content, in reply to a HEAD request, which transfers none of it.
 
-    False where it gives no length, refuses the question (as small cameras do), does not answer in time, or is not
-    trusted (`source.tls`): what is then opened as a stream loses frames where reading is slow, but waits for nobody.
-    Asked once for each address.
+    False if it gives no length, refuses the request (as small cameras do), does not answer in time, or is not trusted
+    (`source.tls`): the address is then opened as a stream, which loses frames if reading is slow but never waits.
+    Each address is asked only once.
 
     Raises:
-        SourceError: it is no address, or `tls` no file of certificates.
+        SourceError: it is not an address, or `tls` is not a file of certificates.
     """
     parts = split_address(url)
     host = parts.netloc.rpartition("@")[2]

@@ -1,9 +1,9 @@
 """Ends PyAV's blocking calls from another thread.
 
-FFmpeg asks a callback again and again, while it waits, whether to go on. PyAV's callback (av/container/core) knows
-time limits only, which it takes from `time.monotonic`, and has no way to be told to stop. So its `time` is replaced
-by a clock on which, for a thread whose source was interrupted, all time is over. Where a PyAV release no longer asks
-that clock, an interrupted call still ends by its own time limit.
+While it waits, FFmpeg repeatedly asks a callback whether to continue. PyAV's callback (av/container/core) only checks
+time limits, by `time.monotonic`, and cannot be told to stop. So its `time` is replaced by a clock on which all time is
+over for a thread whose source was interrupted. If a PyAV release no longer uses that clock, an interrupted call still
+ends by its own time limit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LONG_S = 1e9
 
 
 class _Clock:
-    """`time` as PyAV uses it; every look at it after an interruption is a thousand million seconds later."""
+    """`time` as PyAV uses it; after an interruption, every reading is a billion seconds later than the last."""
 
     def __init__(self) -> None:
         self.stops: dict[int, Flag] = {}
@@ -31,7 +31,7 @@ class _Clock:
         stop = self.stops.get(threading.get_ident())
         if stop is None or not stop.is_set():
             return time.monotonic()
-        # Not infinity: PyAV may take this very value as the start of its wait, and inf > inf + limit is never true.
+        # Not infinity: PyAV may use this value as the start of its wait, and inf > inf + limit is never true.
         self._looks += 1
         return time.monotonic() + self._looks * _LONG_S
 
@@ -45,7 +45,7 @@ av.container.core.time = _clock  # type: ignore[attr-defined]
 
 @contextmanager
 def interruptible(stop: Flag) -> Iterator[None]:
-    """Within it, PyAV's waits in this thread end as soon as `stop` is set; they need a time limit to be asked."""
+    """While active, PyAV's waits in this thread end as soon as `stop` is set; they must have a time limit."""
     thread = threading.get_ident()
     _clock.stops[thread] = stop
     try:

@@ -1,4 +1,4 @@
-"""Sources that arrive: a camera, a network address, a video on standard input."""
+"""Sources that arrive over time: a camera, a network address, a video on standard input."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ from sharpose_rt.media.source import Device, SourceInfo
 
 log = logging.getLogger("sharpose_rt.media")
 
-# Schemes of streams that go on whether anybody reads or not.
+# Schemes of streams that continue whether anybody reads them or not.
 _LIVE_SCHEMES = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp"))
 _SCHEMES = _LIVE_SCHEMES | {"http", "https"}
-# Formats without timestamps: FFmpeg invents 25 frames a second, so the arrival counts.
+# Formats without timestamps: FFmpeg assumes 25 frames per second, so the time of arrival is used.
 _UNTIMED_FORMATS = frozenset(("mpjpeg", "mjpeg"))
-# What comes by HTTP under these names lists others, or never ends: its own length says nothing.
+# Over HTTP, these formats list other addresses or never end, so the content length means nothing.
 _BY_REFERENCE = frozenset(("mpjpeg", "hls", "dash", "sdp", "webm_dash_manifest"))
 _OF_PIECES = frozenset(("hls", "dash"))
 _RETRY_S = 0.02
-# What a camera calls its formats. Raw pictures do not fit through USB 2 at full size and rate; motion JPEG does.
 _AWAY = {getattr(errno, name) for name in ("EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "EHOSTDOWN", "EIO")}
-"""Of FFmpeg's, beside those of a connection; EIO is what it says of a name that cannot be looked up."""
+"""FFmpeg's error codes for an absent server besides connection errors; EIO is a host name that cannot be resolved."""
+# The names that cameras use. Raw pictures at full size and rate exceed USB 2; motion JPEG does not.
 _CAMERA_FORMATS = {"mjpeg": "MJPG", "yuyv": "YUYV"}
 
 
 class NetworkVideo(ContainerSource):
-    """A stream or a file at an address. HTTP(S) is live only where it does not say how long it is."""
+    """A stream or a file at an address. HTTP(S) is live only if it does not state a length."""
 
     kind = "network"
 
@@ -61,16 +61,17 @@ class NetworkVideo(ContainerSource):
         self._url, self._parts, self._scheme = spec, parts, parts.scheme.lower()
         if self._scheme not in _SCHEMES:
             raise SourceError(
-                f"{self.name} begins with {parts.scheme!r}://, which is not known; {', '.join(sorted(_SCHEMES))} are"
+                f"{self.name} begins with {parts.scheme!r}://, which is unknown; {', '.join(sorted(_SCHEMES))} are "
+                "accepted"
             )
         if self._scheme not in ("udp", "rtp", "srt") and not parts.hostname:
-            raise SourceError(f"{self.name} names no host; {self._scheme}://HOST/PATH is accepted")
+            raise SourceError(f"{self.name} has no host; {self._scheme}://HOST/PATH is accepted")
         self._tls = certificates.ffmpeg_options(config.tls) if self._scheme in certificates.PORTS else {}
         self._verified = bool(self._tls) and config.tls != "any"
         if self._verified and in_pieces(spec) and parts.username is not None:
             raise SourceError(
-                f"{self.name} lists pieces, and FFmpeg verifies the list's server but not theirs, which get user and "
-                "password too; give an address without them, or --tls any on a network of your own"
+                f"{self.name} is a playlist: FFmpeg verifies its server but not those of the segments, which would "
+                "also get user and password; use an address without them, or --tls any on your own network"
             )
         self.live = self._scheme in _LIVE_SCHEMES
         self.finite = False
@@ -86,14 +87,14 @@ class NetworkVideo(ContainerSource):
         if self._scheme in ("rtsp", "rtsps"):
             options["rtsp_transport"] = self.config.rtsp_transport
         elif in_pieces(self._url):
-            options["live_start_index"] = "-1"  # the newest piece; FFmpeg's own start is two pieces earlier
+            options["live_start_index"] = "-1"  # the newest segment; FFmpeg's default is two segments earlier
         elif self._format:
-            options["analyzeduration"] = "1"  # else it looks at seconds of pictures for their rate
+            options["analyzeduration"] = "1"  # else it reads seconds of pictures to find their rate
         return options
 
     def _connect(self) -> None:
         super()._connect()
-        # FFmpeg refuses parts that do not say to be image/jpeg; a stream of bare pictures it finds them in.
+        # FFmpeg refuses parts not declared as image/jpeg, but finds the pictures if told to expect bare JPEGs.
         if self._container is not None and self._container.format.name == "mpjpeg" and not self._stream.width:
             self._close()
             self._format = "mjpeg"
@@ -103,7 +104,7 @@ class NetworkVideo(ContainerSource):
         return self.config.open_timeout_s, self.config.read_timeout_s
 
     def _is_of_the_present(self) -> bool:
-        # What else comes by HTTP may be a recording that waits for us, and so does what says how long it is.
+        # Any other HTTP stream may be a recording that waits for us, as does one that states its length.
         return not self.finite and (
             self._scheme in _LIVE_SCHEMES or self._container.format.name == "mpjpeg" or bool(self._format)
         )
@@ -131,27 +132,27 @@ class NetworkVideo(ContainerSource):
 
     def _check_lost(self, error: Exception, waited_s: float) -> None:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        # The time limit may first cut a packet short; the next read then fails at once with the same code.
+        # The time limit may first truncate a packet; the next read then fails immediately with the same code.
         if isinstance(error, av.error.ExitError) or waited_s >= 0.95 * self.config.read_timeout_s:
             kind = SourceLost if self.live else SourceTimeout
             raise kind(
                 f"{self.name} sent no picture for {self.config.read_timeout_s:g} s after {self._decoded} frames; "
-                "see that it is still there, or raise source.read_timeout_s"
+                "check that it is still there, or raise source.read_timeout_s"
             ) from None
         if not isinstance(error, av.error.InvalidDataError):
             raise SourceLost(
-                f"{self.name} broke off after {self._decoded} frames: {reason}; see that it runs"
+                f"{self.name} broke off after {self._decoded} frames: {reason}; check that it runs"
             ) from None
 
     def _raise_open(self, error: Exception, waited_s: float) -> NoReturn:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        # FFmpeg gives several codes for a wait that was ended; the time tells.
+        # FFmpeg has several codes for a wait that was ended, so the time decides.
         if waited_s >= 0.95 * self.config.open_timeout_s:
             raise SourceTimeout(
                 f"{self.name} did not answer within {self.config.open_timeout_s:g} s; "
-                "see that it runs and can be reached, or raise source.open_timeout_s"
+                "check that it runs and can be reached, or raise source.open_timeout_s"
             ) from None
-        hint = "see that the address is right and that the server runs"
+        hint = "check that the address is right and that the server runs"
         if isinstance(error, av.error.ProtocolNotFoundError):
             hint = f"the FFmpeg inside PyAV {av.__version__} was built without {self._scheme}; use rtsp or http"
         elif self._scheme.startswith("rtsp") and getattr(error, "errno", None) == errno.EPROTONOSUPPORT:
@@ -160,25 +161,25 @@ class NetworkVideo(ContainerSource):
         elif isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
             hint = f"give user and password: {self._scheme}://USER:PASSWORD@HOST/..."
         elif self._scheme == "rtp":
-            hint = "what comes by RTP is told by an .sdp file; give the address of that, as in http://HOST/NAME.sdp"
+            hint = "an RTP stream is described by an .sdp file; use its address, such as http://HOST/NAME.sdp"
         elif isinstance(error, av.error.InvalidDataError):
             hint = (
-                "it answers, but not with a video; see that the path is right (of a page that shows a video a program "
-                "such as yt-dlp gives it: yt-dlp -o - PAGE | sharpose-rt --source -)"
+                "it answers, but not with a video; check the path (for the video on a web page, use a program such as "
+                "yt-dlp: yt-dlp -o - PAGE | sharpose-rt --source -)"
             )
         elif self._verified and (why := certificates.distrust(self._parts, self.config.tls, LONGEST_WAIT_S)):
             raise SourceError(
-                f"{self.name} shows a certificate that is not trusted ({why}); --tls FILE trusts the certificate in a "
-                "file, and what it has signed, --tls any whoever answers, as on a network of your own"
+                f"{self.name} has a certificate that is not trusted ({why}); --tls FILE trusts the certificate in a "
+                "file and those that it has signed; --tls any trusts any server, for use on your own network"
             ) from None
         elif isinstance(error, (ConnectionError, av.error.HTTPServerError)) or getattr(error, "errno", None) in _AWAY:
             raise SourceAway(f"{self.name} cannot be opened ({reason}): {hint}") from None
         raise SourceError(f"{self.name} cannot be opened ({reason}): {hint}") from None
 
 
-@functools.lru_cache(maxsize=64)  # once for each, however often it is connected to
+@functools.lru_cache(maxsize=64)  # once for each, no matter how often it is connected to
 def _tell_of_pieces(name: str) -> None:
-    log.warning("%s lists pieces, and FFmpeg verifies the list's server but not theirs", name)
+    log.warning("%s is a playlist: FFmpeg verifies its server but not those of the segments", name)
 
 
 class StdinVideo(ContainerSource):
@@ -216,15 +217,15 @@ class StdinVideo(ContainerSource):
             raise SourceError("standard input is empty; pipe a video into it: cat VIDEO | sharpose-rt --source -")
         if not index_is_last(head):
             return pipe
-        # An mp4 whose index comes last cannot be decoded while it arrives.
+        # An mp4 with its index at the end cannot be decoded while it arrives.
         spool = tempfile.TemporaryFile(prefix="sharpose-stdin-")  # noqa: SIM115 - closed by _close
         try:
             shutil.copyfileobj(pipe, spool, 1 << 20)
         except OSError as error:
             spool.close()
             raise SourceError(
-                f"standard input, whose index comes last, cannot be kept in {tempfile.gettempdir()} "
-                f"({error.strerror}); make room there, or name a folder with room: TMPDIR=DIR sharpose-rt --source -"
+                f"standard input has its index at the end and cannot be stored in {tempfile.gettempdir()} "
+                f"({error.strerror}); make room there, or use a folder with room: TMPDIR=DIR sharpose-rt --source -"
             ) from None
         spool.seek(0)
         return spool
@@ -237,7 +238,7 @@ class StdinVideo(ContainerSource):
 
 
 class _Pipe(io.RawIOBase):
-    """Bytes of a pipe, which end when `stop` is set; not seekable."""
+    """The bytes of a pipe, not seekable; they end when `stop` is set."""
 
     def __init__(self, stream: BinaryIO, stop: Flag) -> None:
         self._fd, self._stop, self._head = stream.fileno(), stop, b""
@@ -246,7 +247,7 @@ class _Pipe(io.RawIOBase):
         return True
 
     def peek(self, size: int) -> bytes:
-        """The next bytes, `size` of them unless the pipe ends before; they will be read again."""
+        """The next `size` bytes, fewer if the pipe ends; they stay to be read."""
         while len(self._head) < size and (more := self._wait(size - len(self._head))):
             self._head += more
         return self._head
@@ -259,7 +260,7 @@ class _Pipe(io.RawIOBase):
         return self._wait(1 << 16 if size < 0 else size)
 
     def _wait(self, size: int) -> bytes:
-        # Windows cannot wait for a pipe with a time limit; there an interruption takes effect with the next bytes.
+        # Windows cannot wait for a pipe with a time limit, so an interruption takes effect with the next bytes.
         while os.name == "posix" and not select.select([self._fd], [], [], 0.1)[0]:
             if self._stop.is_set():
                 return b""
@@ -267,7 +268,7 @@ class _Pipe(io.RawIOBase):
 
 
 def index_is_last(head: bytes) -> bool:
-    """True where these first bytes are of an mp4 or mov whose 'mdat' box comes before its 'moov' box."""
+    """Whether these first bytes are of an mp4 or mov with its 'mdat' box before its 'moov' box."""
     at = 0
     while at + 8 <= len(head):
         size, kind = struct.unpack_from(">I4s", head, at)
@@ -282,7 +283,7 @@ def index_is_last(head: bytes) -> bool:
 
 
 class Capture(Protocol):
-    """What a camera needs of `cv2.VideoCapture`."""
+    """The part of `cv2.VideoCapture` that a camera needs."""
 
     def isOpened(self) -> bool: ...  # noqa: D102, N802
     def read(self) -> tuple[bool, Any]: ...  # noqa: D102
@@ -292,7 +293,7 @@ class Capture(Protocol):
 
 
 def open_capture(device: int | str) -> Capture:
-    """OpenCV's capture of a device, by the system's own interface; without its warnings on standard error."""
+    """OpenCV's capture of a device through the system's own interface, without warnings on standard error."""
     backends = {"linux": (cv2.CAP_V4L2,), "win32": (cv2.CAP_DSHOW, cv2.CAP_MSMF), "darwin": (cv2.CAP_AVFOUNDATION,)}
     logging = cv2.utils.logging
     level = logging.getLogLevel()
@@ -326,7 +327,7 @@ class Camera(Device):
     def _open(self) -> None:
         if self._factory is open_capture and sys.platform.startswith("linux"):
             path = Path(f"/dev/video{self._device}" if isinstance(self._device, int) else self._device)
-            if not path.exists():  # OpenCV would say no more than that it does not open
+            if not path.exists():  # OpenCV would only say that it does not open
                 raise SourceAway(self._no_camera(f"{path} does not exist"))
         self._capture = capture = self._factory(self._device)
         if not capture.isOpened():
@@ -358,15 +359,15 @@ class Camera(Device):
             bad += 1
             if now_s - began_s > self.config.read_timeout_s or bad > self.config.max_bad_frames:
                 raise SourceLost(
-                    f"{self.name} gives no more pictures ({bad} failed reads in {now_s - began_s:.1f} s); "
-                    "see that it is plugged in and that no other program uses it"
+                    f"{self.name} sends no more pictures ({bad} failed reads in {now_s - began_s:.1f} s); "
+                    "check that it is plugged in and that no other program uses it"
                 )
             self._stop.wait(_RETRY_S)
         return None
 
     def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
         image, self._image = self._image, None
-        # Captures may reuse their buffer for the next picture.
+        # Copied, as captures may reuse their buffer for the next picture.
         return np.array(image, np.uint8, order="C"), ""
 
     def _close(self) -> None:
@@ -386,9 +387,9 @@ class Camera(Device):
 
 
 def camera_device(spec: str) -> int | str | None:
-    """The device that 'webcam', 'webcam:N' or a device path names; None where `spec` is something else.
+    """The device that 'webcam', 'webcam:N' or a device path names; None if `spec` is something else.
 
-    Raises SourceError when what follows 'webcam:' is not a number.
+    Raises SourceError if 'webcam:' is not followed by a number.
     """
     if spec == "webcam":
         return 0
@@ -401,6 +402,6 @@ def camera_device(spec: str) -> int | str | None:
 
 
 def cameras() -> list[str]:
-    """Specs of the cameras that the system lists; empty where it lists none or has no list (Windows, macOS)."""
+    """Specs of the cameras that the system lists; empty if there are none or no list (Windows, macOS)."""
     found = sorted(Path("/dev").glob("video[0-9]*"), key=lambda p: int(re.sub(r"\D", "", p.name) or 0))
     return [f"webcam:{p.name.removeprefix('video')}" for p in found]

@@ -1,4 +1,4 @@
-"""Which kind of source an address names."""
+"""Opens the kind of source that an address names."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ def open_source(spec: str | Path, config: SourceConfig | None = None) -> Source:
 
     Accepts a video file, an image, a folder or a glob of images (or of one video), 'webcam', 'webcam:N', a camera's
     device path, 'screen' or a part of it, an RTSP, RTMP, SRT, UDP or HTTP(S) address, and '-' for a video on standard
-    input. A camera or a stream that is lost is looked for again (`config.reconnect_s`); with `config.realtime` a file,
-    or what comes on standard input, plays at its own pace.
+    input. A lost camera or stream is reconnected (`config.reconnect_s`). With `config.realtime`, a file or standard
+    input plays at its own pace.
 
     Raises:
-        SourceError: nothing is named, nothing of that name exists, it is empty, its scheme is unknown, or it is no
-            address.
+        SourceError: the spec is blank or malformed, nothing of that name exists, it is empty, or its scheme is unknown.
     """
     spec, config = str(spec), config or SourceConfig()
     _check_named(spec)
@@ -46,11 +45,11 @@ def open_source(spec: str | Path, config: SourceConfig | None = None) -> Source:
 
 
 def _check_named(spec: str) -> None:
-    """SourceError where nothing is named, as by a script's unset variable: an empty path is the current folder."""
+    """SourceError if the spec is blank, as from an unset variable, since an empty path is the current folder."""
     if not spec.removeprefix("file://").strip():
         raise SourceError(
             f"the source is {spec!r}, which names nothing; a video, a picture, a folder, webcam or an address is "
-            "accepted ('.' for this folder)"
+            "accepted ('.' for the current folder)"
         )
 
 
@@ -59,10 +58,10 @@ def _is_device(spec: str) -> bool:
 
 
 def expand_sources(spec: str) -> list[str]:
-    """The specs to run one after another: each video of a folder or glob by itself, then its images as one source.
+    """The specs to run one after another: each video of a folder or glob, then its images as one source.
 
-    Any other spec comes back alone and unchecked. Raises SourceError where nothing is named, or a folder or glob holds
-    nothing usable.
+    Any other spec is returned alone and unchecked. Raises SourceError if the spec is blank, or a folder or glob
+    contains nothing usable.
     """
     _check_named(spec)
     if spec == "-" or _is_device(spec) or ("://" in spec and not spec.startswith("file://")):
@@ -71,10 +70,10 @@ def expand_sources(spec: str) -> list[str]:
 
 
 def is_live(spec: str, config: SourceConfig | None = None) -> bool:
-    """Whether `spec` names something that goes on without us (or is to be played so), told before it is opened.
+    """Whether `spec` names something that continues without us (or is to be played so), known before it is opened.
 
-    HTTP(S) serves both: an address that ends as video files do is taken for a file, one that ends as streams do for a
-    stream; of any other the server is asked (`http.is_stored`).
+    HTTP(S) serves both: an address with the suffix of a video file counts as a file, one with that of a stream as a
+    stream; for any other the server is asked (`http.is_stored`).
     """
     if _is_device(spec) or (config is not None and config.realtime):
         return True

@@ -1,6 +1,6 @@
-"""A file that behaves like a camera: frames come at their media times, whether somebody takes them or not.
+"""A file that behaves like a camera: frames come at their media times, whether they are taken or not.
 
-So does a stream that arrives in pieces (HLS): played as it comes, most of each piece would be dropped at once.
+A stream in segments (HLS) is played in the same way; as it arrives, most of each segment would be dropped at once.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from sharpose_rt.media.source import FALLBACK_FPS, Loss, Source, SourceState
 from sharpose_rt.types import Frame
 
 CATCH_UP = 0.25
-"""Share of a step by which a broadcast that was waited for is played faster, until it is in the present again."""
+"""Share of a step by which a delayed broadcast is played faster until it is current again."""
 DRIFT = 3e-4
-"""The same at all times: where the clock of the one who sends is faster than ours, by which no two differ as much, what
-is shown would grow older every day, until the pieces that are wanted are gone."""
+"""Share by which a broadcast is always played faster, more than any two clocks differ. If the sender's clock is faster
+than ours, playback would otherwise lag more every day, until the segments are no longer available."""
 
 
 class PacedSource(Source):
-    """Hands on the frames of `inner` at the times of its own timestamps, marked as captured when they were due.
+    """Passes on the frames of `inner` at their timestamps, marked as captured when they were due.
 
-    A frame is decoded ahead, as only then its time is known, and handed on as late as if it had been decoded when it
-    was due: decoding is part of its latency, as with a camera. Where frames come later than they play, the clock waits
-    for them: `slipped_s` says by how much in all. A broadcast is caught up with afterwards (`CATCH_UP`).
+    A frame is decoded ahead, to know its time, but passed on as late as if it had been decoded when it was due:
+    decoding is part of its latency, as with a camera. If frames arrive too late, the clock waits for them, and
+    `slipped_s` is the total wait. A broadcast catches up afterwards (`CATCH_UP`).
     """
 
     def __init__(self, inner: Source) -> None:
@@ -52,7 +52,7 @@ class PacedSource(Source):
         self.inner.keep_looking(wanted)
 
     def open(self) -> None:
-        """Open the file; see `Source.open`."""
+        """Opens the file; see `Source.open`."""
         self.inner.open()
         if self._stop.is_set():
             return
@@ -61,21 +61,21 @@ class PacedSource(Source):
         self._opened_s = time.monotonic()
 
     def read(self) -> Frame | None:
-        """The next frame when it is due, or None at the end; see `Source.read`."""
+        """The next frame when it is due; None at the end; see `Source.read`."""
         began_s = time.monotonic()
         frame = self.inner.read()
         if frame is None or self._stop.is_set():
             return None
-        took_s = 0.0 if self.inner.info.live else time.monotonic() - began_s  # a live one may have waited for it
+        took_s = 0.0 if self.inner.info.live else time.monotonic() - began_s  # a live source may have waited
         if self._start_s is None:
             self._start_s = began_s - frame.pts_s
-            if self.inner.info.live:  # it went on while the networks were loaded
+            if self.inner.info.live:  # it continued while the networks were loaded
                 self._behind_s = began_s - self._opened_s
         late_s = began_s - (self._start_s + frame.pts_s)
         if late_s > self._period_s:
             self.slipped_s += late_s
             self._start_s += late_s
-            # What had to be waited for because it was played faster was not there yet: that is the present.
+            # A wait caused by playing faster means that playback has caught up.
             self._behind_s = max(0.0, late_s - self._caught_up_s) if self.inner.info.live else 0.0
             self._caught_up_s = 0.0
         elif self.inner.info.live:
@@ -92,10 +92,10 @@ class PacedSource(Source):
         return replace(frame, captured_at_s=due_s)
 
     def interrupt(self) -> None:
-        """End a wait, too; see `Source.interrupt`."""
+        """Ends a wait, too; see `Source.interrupt`."""
         super().interrupt()
         self.inner.interrupt()
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         self.inner.close()

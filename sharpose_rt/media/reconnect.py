@@ -1,4 +1,4 @@
-"""A live source that comes back: lost cameras and streams are looked for again, and media time goes on by the clock."""
+"""Reconnects lost cameras and streams; their media time continues by the clock."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ log = logging.getLogger("sharpose_rt.media")
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
 STEADY_S = 30.0
-"""A connection that held for so long was a good one: the next loss begins with a short pause again."""
+"""After a connection that lasted this long, the next loss starts with a short pause again."""
 TOLD_EVERY_S = 3600.0
-"""Attempts that fail as the one before are told no more often."""
+"""Attempts that fail like the previous one are logged no more often than this."""
 SLEW = 0.05
-"""Share of a step that is taken off media time while it runs ahead of the clock."""
+"""Share of a step that is subtracted from media time while it is ahead of the clock."""
 
 
 def pauses_s(first_s: float, longest_s: float, draw: Callable[[], float]) -> Iterator[float]:
-    """Waits before each attempt, in seconds without end: they double up to `longest_s`, each between half and whole.
+    """An endless series of waits before each attempt, s: they double up to `longest_s`, each shortened by up to half.
 
-    `draw` gives numbers in 0..1; the jitter keeps many that lost one server from returning all at once ("equal
-    jitter", Brooker, "Exponential backoff and jitter", 2015).
+    `draw` gives numbers in 0..1. The jitter prevents many clients that lost a server from reconnecting all at once
+    ("equal jitter", Brooker, "Exponential backoff and jitter", 2015).
     """
     pause_s = first_s
     while True:
@@ -43,19 +43,19 @@ def pauses_s(first_s: float, longest_s: float, draw: Callable[[], float]) -> Ite
 
 
 class Reconnecting(Source):
-    """Frames of the source that `make` builds; when a live one is lost it is built and opened again.
+    """Frames of the source that `make` builds; a live one that is lost is built and opened again.
 
-    The first connection must succeed, so that a wrong address is an error at once, unless others go on without it
-    (`keep_looking`). Later ones are tried for `config.reconnect_s` after a loss, or as long as others go on, with
-    growing pauses (`pauses_s`). The first frame of a new connection is later in media time than the last one before by
-    what the clock says, so that tracks expire as they would have; its `lost_before_s` says so. A source that is not
-    live, or that said how long it is and came to its end, ends. So does a broadcast in whose place there is only a
-    recording when its time is over; none of that is played.
+    The first connection must succeed, so that a wrong address is reported immediately, unless other sources continue
+    without it (`keep_looking`). After a loss, connecting is tried for `config.reconnect_s`, or as long as others
+    continue, with growing pauses (`pauses_s`). Media time advances by the time lost, so that tracks expire as usual;
+    the first frame of a new connection has it in `lost_before_s`. A source ends if it is not live, or has reached the
+    end that it stated. So does a broadcast if only a recording is in its place until `reconnect_s` is over, which is
+    not played.
 
     Args:
         spec: for messages.
-        config: of the whole run of frames, whatever the connections.
-        make: builds the source anew, unopened; may raise SourceError.
+        config: for all frames, across connections.
+        make: builds a new, unopened source; may raise SourceError.
         draw: jitter, 0..1.
     """
 
@@ -72,12 +72,12 @@ class Reconnecting(Source):
         self._lost_early: SourceLost | None = None  # while the first frame waited
         self._offset_s, self._ahead_s = 0.0, -math.inf
         self._connected_s = 0.0
-        self._last: tuple[float, float] | None = None  # media time of the last frame, and when it came
+        self._last: tuple[float, float] | None = None  # media time of the last frame, and its arrival
         self._losses: deque[Loss] = deque(maxlen=100)
 
     @property
     def state(self) -> SourceState:
-        """'lost' while it is looked for; see `Source.state`."""
+        """'lost' while reconnecting; see `Source.state`."""
         state = super().state
         return "lost" if self._trying or (state != "ended" and self._lost) else state
 
@@ -96,7 +96,7 @@ class Reconnecting(Source):
         self._go_on_without = wanted
 
     def open(self) -> None:
-        """See `Source.open`; where others go on without it, it begins as lost and is looked for."""
+        """See `Source.open`; if others continue without it, it starts as lost and connecting is tried again."""
         began_s = time.monotonic()
         try:
             super().open()
@@ -106,7 +106,7 @@ class Reconnecting(Source):
                 raise
             failure = error
         self._ended = False
-        log.warning("%s; the others go on without it until it is there", failure)
+        log.warning("%s; the others continue without it until it is there", failure)
         if self._found(self._open_anew, str(failure), 0.0, began_s, math.inf) is None and not self._stop.is_set():
             raise failure
 
@@ -115,13 +115,13 @@ class Reconnecting(Source):
         try:
             super().open()
         finally:
-            self._ended = False  # else it is looked for on
+            self._ended = False  # connecting will be tried again
         return None if self._waiting is None else self._waiting.pts_s
 
     def _made(self) -> Source:
         source = self._make()
-        source._stop = self._stop  # one interruption ends whatever connection there is
-        source.faults = self.faults  # they add up over connections
+        source._stop = self._stop  # an interruption ends any connection
+        source.faults = self.faults  # summed over all connections
         return source
 
     def _open(self) -> None:
@@ -172,10 +172,10 @@ class Reconnecting(Source):
         return self._last[0]
 
     def _kept_to_clock(self, pts_s: float, came_s: float) -> float:
-        """Media time that does not run ahead of the clock by more than it did in the first connection.
+        """Media time, no further ahead of the clock than it was in the first connection.
 
-        What was buffered while a connection was made comes in a burst, which is older than when it came. A little is
-        taken off each step until that is made up for, so that speeds stay true.
+        Frames that were buffered while connecting arrive in a burst, later than they were captured. Steps are slightly
+        shortened until this is made up for, so that speeds stay true.
         """
         ahead_s = pts_s - came_s
         if not self._came_back:
@@ -187,9 +187,9 @@ class Reconnecting(Source):
         return pts_s
 
     def _returned(self, reason: str) -> float | None:
-        """Media time of the first picture of a new connection, as that counts it; None where there is none to be had.
+        """Media time of the first picture of a new connection, on its own clock; None if no connection is possible.
 
-        Raises SourceLost when nothing came back in its time and the source did not end by itself.
+        Raises SourceLost if the source did not return in time, and did not end regularly.
         """
         assert self._last is not None
         last_pts_s, last_s = self._last
@@ -208,9 +208,9 @@ class Reconnecting(Source):
     def _found(
         self, connect: Callable[[], float | None], reason: str, last_pts_s: float, last_s: float, end_s: float
     ) -> float | None:
-        """What `connect` gives when it succeeds; None where no frame is wanted any more, or only a recording is left.
+        """The result of `connect` when it succeeds; None if no more frames are needed, or only a recording is left.
 
-        Raises SourceLost when that took longer than `config.reconnect_s` from `last_s` on, and others do not go on.
+        Raises SourceLost if this takes longer than `config.reconnect_s` from `last_s` on, and no others continue.
         """
         self._lost = True
         attempts, failure, told_s = 0, "no attempt was made", -math.inf
@@ -221,7 +221,7 @@ class Reconnecting(Source):
             self.inner._close()
             self._stop.wait(min(next(self._pauses), end_s - now_s, until_s - now_s if now_s < until_s else math.inf))
             attempts += 1
-            self._trying = True  # what cannot be opened closes itself, and that is not the end
+            self._trying = True  # a source that cannot be opened closes itself, which is not the end
             try:
                 pts_s = connect()
             except SourceError as error:
@@ -244,7 +244,7 @@ class Reconnecting(Source):
         if self._stop.is_set() or time.monotonic() >= end_s:
             return None
         if self.inner.finite:
-            log.warning("%s is over: only a recording has been there for %.0f s", self.name, gap_s)
+            log.warning("%s has ended: only a recording has been there for %.0f s", self.name, gap_s)
             return None
         raise SourceLost(
             f"{reason}. It did not come back within {self.config.reconnect_s:g} s ({attempts} attempts; the last: "
@@ -252,18 +252,18 @@ class Reconnecting(Source):
         )
 
     def _connect(self, recorded: bool) -> float | None:
-        """Opens the source anew; media time of its first picture, None where it was interrupted.
+        """Opens a new source; returns the media time of its first picture, None after an interruption.
 
-        Raises SourceError where there is none; and a recording, unless the source was `recorded` before, is none.
+        Raises SourceError if it has no picture, or is a recording although the source was not `recorded` before.
         """
         began_s, self.inner = time.monotonic(), self._made()
         self.inner._open()
         self._connected_s = time.monotonic()
         if self.inner.finite and not recorded:
-            raise SourceError(f"{self.name} has a recording, or a single picture, in the place of the live one")
+            raise SourceError(f"{self.name} has a recording, or a single picture, in place of the live stream")
         pts_s = self.inner._grab()
         if pts_s is not None and self.inner._is_of_the_present() and time.monotonic() - began_s > STALE_S:
-            # What came while FFmpeg looked for what it is, which waits, is as old, and nothing tells by how much.
+            # Frames that arrived while FFmpeg analysed the stream waited meanwhile, for an unknown time.
             begun = self.inner._begin_anew(pts_s, time.monotonic(), self._rate_fps)
             pts_s = self.inner._grab() if begun else None
         if pts_s is None and not self._stop.is_set():

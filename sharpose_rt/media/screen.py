@@ -1,4 +1,4 @@
-"""What is seen on this machine's screen."""
+"""Frames of this machine's screen."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def is_screen(spec: str) -> bool:
 
 
 class Screen(Device):
-    """A screen, or a part of it, `config.camera_fps` times a second (30).
+    """A screen, or a part of it, `config.camera_fps` times per second (default 30).
 
-    By the package `mss`: FFmpeg's grabber for X11 takes the X libraries that OpenCV's wheel has loaded, and crashes.
+    Uses the package `mss`: FFmpeg's grabber for X11 picks up the X libraries loaded by OpenCV's wheel, and crashes.
 
     Args:
-        spec: 'screen' for the first one, 'screen:N' for another, N from 0, or 'screen:WxH+X+Y' for W x H px from X, Y
-            on, counted over all screens together.
+        spec: 'screen' for the first screen, 'screen:N' for another, N from 0, or 'screen:WxH+X+Y' for W x H px at X, Y
+            in the area of all screens together.
         config: see `Source`.
 
     Raises:
-        SourceError: of another form, or `mss` is not installed.
+        SourceError: the spec has another form, or `mss` is not installed.
     """
 
     stem = "screen"
@@ -50,8 +50,8 @@ class Screen(Device):
         self._part = None if part is None else [int(value) for value in part.groups()]
         if self._part is None and colon and not what.isdecimal():
             raise SourceError(
-                f"{spec!r} is no screen; 'screen', 'screen:N' with N from 0, or 'screen:WIDTHxHEIGHT+X+Y' as in "
-                "screen:1280x720+0+0 is accepted (a file of such a name is ./NAME)"
+                f"{spec!r} is not a screen; 'screen', 'screen:N' with N from 0, or 'screen:WIDTHxHEIGHT+X+Y' as in "
+                "screen:1280x720+0+0 is accepted (for a file with such a name use ./NAME)"
             )
         self._number = int(what) if what.isdecimal() else 0
         self._fps = config.camera_fps or DEFAULT_FPS
@@ -72,21 +72,21 @@ class Screen(Device):
             everything, *screens = self._grabber.monitors
             self._due_s = time.monotonic()
         except (self._mss.ScreenShotError, OSError, ValueError) as error:
-            raise SourceError(f"{self.name} cannot be looked at ({error}): {_hint()}") from None
+            raise SourceError(f"{self.name} cannot be captured ({error}): {_hint()}") from None
         if os.environ.get("WAYLAND_DISPLAY"):
-            log.warning("under Wayland %s may be black: it hides what is on it; log in to an X11 session", self.name)
+            log.warning("%s may be black, as Wayland hides its content; log in to an X11 session", self.name)
         if self._part is None:
             if self._number >= len(screens):
                 raise SourceError(
-                    f"{self.name} is not there; screens here: {', '.join(f'screen:{n}' for n in range(len(screens)))}"
+                    f"{self.name} does not exist; screens: {', '.join(f'screen:{n}' for n in range(len(screens)))}"
                 )
             self._area = screens[self._number]
             return
         width, height, x, y = self._part
         if not (width and height and x + width <= everything["width"] and y + height <= everything["height"]):
             raise SourceError(
-                f"{self.name} does not lie on the screens, which are {everything['width']}x{everything['height']} px "
-                "together; give a part that does, or 'screen' for the whole first one"
+                f"{self.name} is not inside the screens, which are {everything['width']}x{everything['height']} px "
+                "together; use a part that is, or 'screen' for the whole first one"
             )
         left, top = everything["left"] + x, everything["top"] + y
         self._area = {"left": left, "top": top, "width": width, "height": height}
@@ -100,14 +100,12 @@ class Screen(Device):
             return None
         now_s = time.monotonic()
         due_s = self._due_s + 1 / self._fps
-        self._due_s = due_s if due_s > now_s else now_s + 1 / self._fps  # what was missed is not made up for
+        self._due_s = due_s if due_s > now_s else now_s + 1 / self._fps  # missed pictures are skipped
         try:
             self._shot = self._grabber.grab(self._area)
-        except (self._mss.ScreenShotError, OSError, AssertionError) as error:  # the last: nobody answers it
+        except (self._mss.ScreenShotError, OSError, AssertionError) as error:  # the last: no answer
             reason = str(error).partition("\n")[0] or "its server is gone"
-            raise SourceLost(
-                f"{self.name} cannot be looked at any more: {reason}; see that you are logged in"
-            ) from None
+            raise SourceLost(f"{self.name} can no longer be captured: {reason}; check that you are logged in") from None
         return self._stamp(now_s)
 
     def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
@@ -118,16 +116,16 @@ class Screen(Device):
     def _close(self) -> None:
         grabber, self._grabber = self._grabber, None
         if grabber is not None:
-            with contextlib.suppress(self._mss.ScreenShotError):  # what it was connected to is gone
+            with contextlib.suppress(self._mss.ScreenShotError):  # its server is gone
                 grabber.close()
 
 
 def _hint() -> str:
-    """What to look at where no screen can be had."""
+    """What to check if no screen can be captured."""
     if sys.platform == "darwin":
         return "allow it for the terminal in the system's settings, Privacy & Security, Screen Recording"
     if os.environ.get("WAYLAND_DISPLAY"):
-        return "Wayland lets no program look; log in to an X11 session"
+        return "Wayland does not let programs capture it; log in to an X11 session"
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-        return "there is none here: DISPLAY is empty; set it, as in DISPLAY=:0"
-    return "see that you may look at it"
+        return "there is none: DISPLAY is empty; set it, as in DISPLAY=:0"
+    return "check that you have permission"

@@ -1,11 +1,11 @@
-"""Where frames come from: one contract for files, pictures, cameras, network streams and standard input.
+"""Sources of frames, with one interface for files, pictures, cameras, network streams and standard input.
 
     with open_source("walking.mp4") as source:
         for frame in source:
             ...
 
-`open_source` looks only at what is cheap to see, so that a wrong address fails before anything heavy is loaded.
-The thread that calls `open` also calls `read` and `close`; `interrupt` may come from any thread.
+`open_source` only makes cheap checks, so that a wrong address fails before anything heavy is loaded.
+The thread that calls `open` must also call `read` and `close`; `interrupt` may be called from any thread.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from sharpose_rt.types import Frame
 log = logging.getLogger("sharpose_rt.media")
 
 FALLBACK_FPS = 25.0
-"""Of a source that states no rate."""
+"""Frame rate of a source that states none."""
 SourceState = Literal["connecting", "live", "lost", "ended"]
 
-# Media times are fractions in the container; half a tick of the finest usual clock (1/90000 s) forgives rounding.
+# Containers store media times as fractions; half a tick of the finest usual clock (1/90000 s) allows for rounding.
 TICK_S = 0.5 / 90_000
 STALE_S = 0.5
-"""Where the first frame took longer, as FFmpeg looks at a stream for seconds, or waited, while networks were loaded, a
-live run does not begin with it."""
+"""A live run does not start with a first frame that took longer, because FFmpeg analysed the stream for seconds, or
+that waited longer while networks were loaded."""
 _EVEN_S = 0.2
-"""No network delivers more evenly: a picture that is no older is of the present."""
+"""A picture no older than this is current; no network delivers more evenly."""
 _CATCH_UP_S = 3.0
-"""A source that gives pictures faster than it films them for so long never has to be waited for."""
+"""Longest catching up: a source that is faster than real time for this long will go on being so."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A time without a live source: `after_pts_s` media time of the last frame before, `seconds` that it lasted.
+    """A loss of a live source: the media time of the last frame before it (`after_pts_s`) and its duration (`seconds`).
 
-    `attempts` counts the connections that were tried, `back` says whether one of them gave a frame.
+    `attempts` is the number of connections tried, `back` whether one of them gave a frame.
     """
 
     reason: str
@@ -62,11 +62,11 @@ class Loss:
 
 @dataclass
 class Faults:
-    """What is missing of a source so far; one object for a source and those that it reads from.
+    """What is missing from a source so far; one object shared by a source and those that it reads from.
 
-    `damaged` counts the frames that could not be decoded and were left out. `cut_off` says how much of it was there,
-    such as '31 of 60 frames', where a file ends before its time. `left_out` counts the frames of a live stream that
-    were not decoded, as more came than can be.
+    `damaged` counts frames that could not be decoded and were left out. `cut_off` says how much of a truncated file was
+    there, such as '31 of 60 frames'. `left_out` counts frames of a live stream that were skipped because more arrived
+    than can be decoded.
     """
 
     damaged: int = 0
@@ -76,21 +76,21 @@ class Faults:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What is known of a source once it is open.
+    """Properties of an open source.
 
     Args:
         name: the source as the user gave it, credentials masked.
         kind: 'video', 'image', 'images', 'camera', 'screen', 'network', 'stdin' or 'frames'.
-        live: frames come at their own pace and are lost when nobody takes them.
+        live: frames come at their own pace and are lost if not taken.
         size_wh: width and height of the first upright frame, px.
-        fps: frames handed on for each second of media time, after stride; None where unknown.
-        frame_count: frames that will be handed on, after trimming and stride, an estimate; None where unknown.
-        duration_s: media time that will be handed on; None where unknown.
-        path: local file to take the audio from; None where there is none.
-        audio: that file has sound.
-        start_s: media time before which frames were left out. `Frame.pts_s` counts from the source's own beginning.
+        fps: frames output per second of media time, after stride; None if unknown.
+        frame_count: estimated number of frames to be output, after trimming and stride; None if unknown.
+        duration_s: media time to be output; None if unknown.
+        path: local file to take the audio from; None if there is none.
+        audio: whether that file has sound.
+        start_s: media time before which frames were left out. `Frame.pts_s` counts from the beginning of the source.
         stem: base of output names, such as 'walking', 'webcam0' or 'rtsp_host'.
-        faults: what is missing of it so far, which alone changes as it is read.
+        faults: what is missing so far; the only field that changes during reading.
     """
 
     name: str
@@ -107,27 +107,27 @@ class SourceInfo:
     faults: Faults = field(default_factory=Faults, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("name", "stem"):  # a file's name may be no UTF-8, which what is sent and written must be
+        for name in ("name", "stem"):  # file names may not be UTF-8, but our outputs must be
             object.__setattr__(self, name, as_text(getattr(self, name)))
 
 
 class Source:
-    """Upright frames in media time, trimmed and thinned as `config` says; the base of every kind of source.
+    """Upright frames in media time, trimmed and thinned by `config`; the base class of all sources.
 
-    A kind implements `_open`, `_grab`, `_retrieve` and `_close`: grabbing a picture tells its media time, retrieving
-    it gives the pixels, so that pictures left out cost as little as they can.
+    Subclasses implement `_open`, `_grab`, `_retrieve` and `_close`. Grabbing a picture gives its media time, retrieving
+    it the pixels, so that skipped pictures cost as little as possible.
     """
 
     live = False
-    """Frames come at their own pace and are lost when nobody takes them."""
+    """Frames come at their own pace and are lost if not taken."""
     finite = True
-    """It ends by itself; a source that is not may come back after its end."""
+    """Whether it ends for good; other sources may come back after their end."""
     stills = False
-    """Each of its pictures stands alone, as whoever made it says."""
+    """Whether its creator says that its pictures are unrelated."""
     stored: dict[str, int] | None = None
-    """How many `files` on disk it is read from, and their `bytes`, when the source was made; None of any other."""
+    """Number of `files` on disk, and their `bytes`, at creation; None if it is not read from files."""
     stem = "source"
-    """See `SourceInfo`; of what can be lost it is known before it is open."""
+    """See `SourceInfo`; for sources that can be lost, known before opening."""
 
     def __init__(self, spec: str, config: SourceConfig) -> None:
         self.name = redact(spec)
@@ -140,45 +140,45 @@ class Source:
         self._handed_on = 0
         self._ended = False
         self.lost_before_s = 0.0
-        self._left_out = 0  # of `faults.left_out` those that a frame has told of
+        self._left_out = 0  # the part of `faults.left_out` that frames have reported
         self.faults = Faults()
 
     @property
     def state(self) -> SourceState:
-        """'connecting' until the first frame was seen, 'live' while frames come, 'ended'; from any thread."""
+        """'connecting' until the first frame, 'live' while frames come, then 'ended'; from any thread."""
         if self._ended:
             return "ended"
         return "connecting" if self._info is None else "live"
 
     @property
     def losses(self) -> tuple[Loss, ...]:
-        """The last times that a live source was gone, oldest first."""
+        """The most recent losses of a live source, oldest first."""
         return ()
 
     @property
     def info(self) -> SourceInfo:
-        """What is known of the source; SourceError before `open`."""
+        """Properties of the source; SourceError before `open`."""
         if self._info is None:
             why = "was interrupted before it opened" if self._stop.is_set() else "is not open; call open() first"
-            raise SourceError(f"{self.name} {why}, so nothing is known of it")
+            raise SourceError(f"{self.name} {why}, so nothing is known about it")
         return self._info
 
     @property
     def behind_s(self) -> float:
-        """For how long the picture that was grabbed has waited for that, where it is known."""
+        """How long the grabbed picture had waited, if known."""
         return 0.0
 
     def keep_looking(self, wanted: Callable[[], bool]) -> None:
-        """Where it can be lost it is looked for beyond its time, and from its start on, as long as `wanted()`."""
+        """Makes a source that can be lost reconnect without time limit, also at its start, as long as `wanted()`."""
 
     def open(self) -> None:
-        """Opens the source and decodes the first frame, so that what cannot be read fails here.
+        """Opens the source and decodes the first frame, so that unreadable sources fail here.
 
-        Returns without one, `info` still unknown, when `interrupt` was called.
+        Returns without a frame and without `info` if `interrupt` was called.
 
         Raises:
             SourceTimeout: it did not answer within `open_timeout_s`.
-            SourceError: it cannot be opened or understood, or trimming leaves nothing of it.
+            SourceError: it cannot be opened or decoded, or trimming leaves nothing of it.
         """
         if self._info is not None:
             return
@@ -195,13 +195,13 @@ class Source:
             raise
 
     def read(self) -> Frame | None:
-        """The next frame, or None when the source has ended or was interrupted.
+        """The next frame; None if the source has ended or was interrupted.
 
-        Where frames of the present come in, and the first was long in coming or in being asked for (`STALE_S`), what
-        came meanwhile is left out, and media time and frames count from there.
+        If frames are captured in real time and the first one was late in coming or being read (`STALE_S`), the frames
+        that arrived meanwhile are left out, and media time and frame numbers start after them.
 
         Raises:
-            SourceLost: a live source is gone, or has sent nothing for `read_timeout_s`.
+            SourceLost: a live source is gone, or sent nothing for `read_timeout_s`.
             SourceError: more than `max_bad_frames` in a row cannot be decoded.
         """
         assert self._info is not None or self._stop.is_set(), "read() before open()"
@@ -217,12 +217,12 @@ class Source:
     def interrupt(self) -> None:
         """Makes a running `open` or `read` end soon, and every later `read` return None.
 
-        From any thread, and from a signal's handler.
+        May be called from any thread and from signal handlers.
         """
         self._stop.set()
 
     def close(self) -> None:
-        """Lets go of the file or device; may be called again."""
+        """Releases the file or device; may be called repeatedly."""
         self._ended, self._waiting = True, None
         self._close()
 
@@ -244,11 +244,11 @@ class Source:
         raise NotImplementedError
 
     def _grab(self) -> float | None:
-        """Moves on to the next picture and returns its media time in seconds; None at the end."""
+        """Advances to the next picture and returns its media time in seconds; None at the end."""
         raise NotImplementedError
 
     def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
-        """The grabbed picture, (H, W, 3) uint8 BGR, and its own name or ''; None when it is to be skipped."""
+        """The grabbed picture, (H, W, 3) uint8 BGR, and its own name or ''; None to skip it."""
         raise NotImplementedError
 
     def _close(self) -> None:
@@ -256,21 +256,21 @@ class Source:
 
     @property
     def _rate_fps(self) -> float:
-        """At which pictures are grabbed, of which every `stride`-th is handed on."""
+        """Rate at which pictures are grabbed, of which every `stride`-th is output."""
         return (self.info.fps or FALLBACK_FPS) * self.config.stride
 
     def _is_of_the_present(self) -> bool:
-        """What is not taken in time grows old, whoever waits."""
+        """Whether frames are captured in real time, and become outdated if they are not taken."""
         return False
 
     def _restart_clock(self) -> None:
-        """The next picture that is grabbed has the media time 0; of sources of the present."""
+        """Gives the next grabbed picture the media time 0; for sources that are captured in real time."""
 
     def _begin_anew(self, first_pts_s: float, captured_at_s: float, rate_fps: float) -> bool:
-        """Leaves out what has grown old since the first frame, and lets time begin; False where there is an end.
+        """Skips frames that have become outdated since the first one, and restarts the time; False at the end.
 
-        What was buffered comes at once, or with times that are behind and run ahead of the clock. The present is where
-        pictures have come no faster than time goes for one and a half of their periods.
+        Buffered frames come immediately, or have late times that gain on the clock. Reading is up to date when pictures
+        have come no faster than real time for one and a half of their periods.
         """
         until_s, last_s, level_s = time.monotonic() + _CATCH_UP_S, first_pts_s, 0.0
         while not self._stop.is_set():
@@ -317,10 +317,10 @@ class Source:
         if start_s > 0 or end_s is not None:
             span = f"from {start_s:g} s" + (f" to {end_s:g} s" if end_s is not None else " on")
             return f"{self.name} has no frame {span}; try an earlier --start or a later --end"
-        return f"{self.name} holds no frame that can be decoded; play it in a media player to see if it is whole"
+        return f"{self.name} has no frame that can be decoded; check in a media player that it is complete"
 
     def _kept(self, count: int | None, fps: float | None, duration_s: float | None) -> dict[str, float | int | None]:
-        """Rate, number and length of the frames that trimming and stride leave, for `SourceInfo`."""
+        """Rate, number and duration of the frames left by trimming and stride, for `SourceInfo`."""
         config = self.config
         if duration_s is None and count is not None and fps:
             duration_s = count / fps
@@ -338,7 +338,7 @@ class Source:
 
 
 def let_go(source: Source) -> None:
-    """Closes a source of which all is had; that it cannot be closed, as by a fault of a driver, is told and no more."""
+    """Closes a source that is no longer needed; a failure to close, as by a driver fault, is only logged."""
     try:
         source.close()
     except Exception as error:
@@ -346,7 +346,7 @@ def let_go(source: Source) -> None:
 
 
 class Device(Source):
-    """Something of this machine that is looked at; media time is the monotonic clock since its first picture."""
+    """A capture device of this machine; media time is the monotonic clock since the first picture."""
 
     live = True
     finite = False
@@ -363,14 +363,14 @@ class Device(Source):
         self._last_s = -1.0
 
     def _stamp(self, now_s: float) -> float:
-        """Media time, always later, of a picture that was had at `now_s` of the monotonic clock."""
+        """Strictly increasing media time of a picture captured at `now_s` of the monotonic clock."""
         self._began_s = now_s if self._began_s is None else self._began_s
         self._last_s = max(now_s - self._began_s, self._last_s + 1e-6)
         return self._last_s
 
 
 def turned(image: NDArray[np.uint8], clockwise_deg: int) -> NDArray[np.uint8]:
-    """The picture turned by a multiple of 90 degrees; itself where that is 0."""
+    """The picture rotated by a multiple of 90 degrees; the same object for 0."""
     quarters = clockwise_deg // 90 % 4
     if not quarters:
         return image

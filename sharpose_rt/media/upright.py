@@ -1,4 +1,4 @@
-"""Decoded frames as they are meant to be seen: BGR, of square pixels, upright."""
+"""Decoded frames as they are meant to be seen: upright BGR with square pixels."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from numpy.typing import NDArray
 
 from sharpose_rt.media.source import turned
 
-# Pixels that are said to be longer or flatter than that are a mistake of the file.
+# A more extreme pixel aspect ratio is an error in the file.
 _LONGEST_PIXEL = 4
-# Programs that scale to whole pixels make up for the rest in the aspect: not worth another scaling of every frame.
+# Programs that scale to whole pixels put the remainder into the aspect ratio; not worth scaling every frame again.
 _ROUNDING = 0.01
 
 
 class Upright:
     """Decoded frames of one source as they are meant to be seen.
 
-    Colour matrix and range are the frame's own (swscale). Pixels become square: where they are not, as in anamorphic
-    video, the stored width is stretched. Display rotation and mirroring (ISO/IEC 14496-12, 'tkhd' matrix) are applied.
+    Colour matrix and range are those of the frame (swscale). Pixels that are not square, as in anamorphic video, are
+    made so by stretching the stored width. Display rotation and mirroring (ISO/IEC 14496-12, 'tkhd' matrix) are
+    applied.
 
     Args:
-        pixel_aspect: width of a stored pixel over its height; None or 0 where unknown.
+        pixel_aspect: width of a stored pixel over its height; None or 0 if unknown.
     """
 
     def __init__(self, pixel_aspect: Fraction | None = None) -> None:
         self._stretch = _stretch(pixel_aspect)
         self._size_wh: tuple[int, int] | None = None
-        # One for all frames: each frame's own would have threads of its own, and live until the cycle collector comes.
+        # Shared by all frames: one per frame would have its own threads, and live until the cycle collector runs.
         self._reformatter = VideoReformatter()
         self._rotation: int | None = None
         self._mirrored, self._turns = False, 0
 
     def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction | None = None) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 BGR; `pixel_aspect` counts from where the size changes."""
+        """(H, W, 3) uint8 BGR; `pixel_aspect` is only used when the size changes."""
         before, self._size_wh = self._size_wh, (frame.width, frame.height)
         if before not in (None, self._size_wh):
             self._stretch = _stretch(pixel_aspect)
@@ -48,7 +49,7 @@ class Upright:
 
     @classmethod
     def as_of(cls, frame: av.VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Another decoder's picture, mirrored and turned as this frame says."""
+        """Another decoder's picture, mirrored and rotated like this frame."""
         return cls()._turned(frame, image)
 
     def _turned(self, frame: av.VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -59,12 +60,12 @@ class Upright:
         return np.ascontiguousarray(turned(image, 90 * self._turns))
 
     def _look(self, frame: av.VideoFrame) -> None:
-        """Takes the display matrix of a frame; of as few as will do, as a frame whose side data was looked at refers to
-        itself and keeps its picture until the cycle collector comes."""
+        """Reads the display matrix of a frame; called rarely, as a frame whose side data was read refers to itself and
+        keeps its picture until the cycle collector runs."""
         self._rotation = frame.rotation
         try:
             matrix = frame.side_data.get("DISPLAYMATRIX")
-        except ValueError:  # side data beside it that PyAV does not know, as EXIF and the views of stereo video
+        except ValueError:  # other side data that PyAV does not know, such as EXIF and the views of stereo video
             self._mirrored, self._turns = False, round(-frame.rotation / 90) % 4
             return
         if matrix is None:

@@ -1,4 +1,4 @@
-"""A window on the screen; only ever used from the main thread, as systems demand."""
+"""A window on the screen; only used from the main thread, as operating systems require."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sharpose_rt.errors import OutputError
 
 _LARGEST_PX = 1280
-"""Longer side of the window at first; the user may drag it larger."""
+"""Initial length of the longer side of the window; the user may enlarge it."""
 
 
 class Window:
@@ -28,7 +28,7 @@ class Window:
         self._sized = False
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise OutputError(
-                "--show needs a screen, and DISPLAY and WAYLAND_DISPLAY are empty; --serve 8080 shows it in a browser"
+                "--show needs a screen, but DISPLAY and WAYLAND_DISPLAY are empty; --serve 8080 shows it in a browser"
             )
         try:
             cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
@@ -38,7 +38,7 @@ class Window:
             ) from error
 
     def show(self, image_bgr: NDArray[np.uint8]) -> bool:
-        """Show a picture; False when the user asked for the end (q, Esc, or the window was closed)."""
+        """Shows a picture; False if the user asked to stop (q, Esc, or closing the window)."""
         if not self._sized:
             height, width = image_bgr.shape[:2]
             fit = min(1.0, _LARGEST_PX / max(height, width))

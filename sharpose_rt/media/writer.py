@@ -1,9 +1,9 @@
 """The annotated video or picture on disk.
 
-While it runs, the video is a fragmented mp4 (`NAME.part.mp4`), which plays whenever the run is cut off. Closing copies
-its packets, without encoding again, with the source's audio into an mp4 that starts at once over a network
-(faststart), and puts that under the final name in one step. A live source's video is not copied, as a day of it has
-gigabytes, and a stop may allow but seconds: it is given one index behind the pictures, which makes it an ordinary mp4.
+During the run, the video is a fragmented mp4 (`NAME.part.mp4`), which stays playable if the run is cut off. Closing
+copies its packets, without re-encoding, together with the source's audio into an mp4 that starts quickly over a network
+(faststart), and gives that the final name in one step. The video of a live source is not copied, as a day of it has
+gigabytes and a stop may allow only seconds: an index after the pictures makes it an ordinary mp4.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from sharpose_rt.media.source import FALLBACK_FPS
 log = logging.getLogger("sharpose_rt.media")
 
 FIRST_S = "sharpose-rt first_pts_s="
-"""Before the media time of the first picture in the comment of a video, whose own times begin at 0."""
+"""Prefix of the media time of the first picture in a video's comment, as the video's own times begin at 0."""
 _KEYFRAME_S = 2.0
 _FRAGMENT_S = 1.0
-_LONGEST_STEP = round(3 * 3600 / TIME_BASE)  # ticks; two steps, which B-frames make one, stay below mp4's limit of 2^31
+_LONGEST_STEP = round(3 * 3600 / TIME_BASE)  # ticks; two steps, which B-frames may join, stay below mp4's limit of 2^31
 
 
 class VideoWriter:
     """H.264 yuv420p in mp4, each frame at its media time (the first at 0), with the source's sound.
 
     Args:
-        path: final name; the folder is made when missing.
-        size_wh: of the frames that will come, px. An odd side is padded by one pixel; a frame of another size is
-            fitted into this one with bars (letterbox), never distorted.
-        fps: of the source; rates the encoder and gives the last frame its length. None where unknown.
-        config: encoder settings, and whether audio is wanted.
-        audio_from: local file whose first audio stream is copied, cut to the span that was written; None for none.
-        live: of a source that may go on for days: closing is quick, without audio, with the index behind the pictures.
+        path: final name; the folder is created if missing.
+        size_wh: of the frames, px. An odd side is padded by one pixel; a frame of another size is fitted in with bars
+            (letterbox), never distorted.
+        fps: of the source, for the encoder and the duration of the last frame; None if unknown.
+        config: encoder settings, and whether to include audio.
+        audio_from: local file whose first audio stream is copied, cut to the span that was written; None: no audio.
+        live: the source may run for days, so closing is quick: no audio, and the index after the pictures.
 
     Raises:
         OutputError: the file cannot be written; what was written stays in the part file.
@@ -76,21 +76,21 @@ class VideoWriter:
         self._audio_from = audio_from if config.audio else None
         self._first_s, self._last_tick = 0.0, -1
         self._failed: OutputError | None = None
-        with writing(self.part, "give another --output", av.error.FFmpegError):
+        with writing(self.part, "use another --output", av.error.FFmpegError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._finished.unlink(missing_ok=True)  # of a run that was killed while it closed
+            self._finished.unlink(missing_ok=True)  # of a run that was killed while closing
             self._container: Any = self._open(config, fps or FALLBACK_FPS)
 
     def _open(self, config: OutputConfig, fps: float) -> Any:
-        # A trailer would be the table of a file that is copied anyway, and hides that the last fragment found no room.
+        # The file is copied anyway and needs no trailer, which would hide that the disk was full at the last fragment.
         closing = "hybrid_fragmented" if self._live else "skip_trailer"
         movflags = f"frag_keyframe+delay_moov+default_base_moof+{closing}"
         options = {"movflags": movflags, "frag_duration": str(round(_FRAGMENT_S * 1e6)), "flush_packets": "1"}
         container = av.open(file_address(self.part), "w", format="mp4", options=options)
         gop = max(1, round(_KEYFRAME_S * fps))
         encoder = {"crf": str(config.crf), "preset": config.preset, "g": str(gop)}
-        # B-frames: to choose among more takes long, for pictures no better; `ultrafast` has none. After a last one that
-        # begins a fragment, the index written at the end leaves out the picture that is shown after it.
+        # B-frames: more than one is slow and no better; `ultrafast` has none. If the last one begins a fragment, the
+        # index written at the end omits the picture that is shown after it.
         encoder["bf"] = "0" if self._live or config.preset == "ultrafast" else "1"
         self._stream: Any = add_h264(container, self._size_wh, fps, encoder)
         return container
@@ -98,7 +98,7 @@ class VideoWriter:
     def write(self, image_bgr: NDArray[np.uint8], pts_s: float) -> None:
         """Encodes one picture, (H, W, 3) uint8, at a media time in seconds that does not decrease.
 
-        In a gap of more than three hours the picture before it comes again every three: an mp4 cannot hold any gap.
+        In gaps of more than three hours, the last picture is repeated every three, as gaps in mp4 are limited.
         """
         if self._failed is not None:
             raise self._failed
@@ -118,13 +118,13 @@ class VideoWriter:
         self._mux(frame)
 
     def close(self, complete: bool = True) -> Path | None:
-        """Finishes the file and returns its path, or None when no frame was written; may be called again.
+        """Finishes the file and returns its path, or None if no frame was written; may be called repeatedly.
 
-        With `complete` false (the run was interrupted or failed) the same is tried, but where it fails the part file
-        is kept, a warning is logged and its path returned, so that the run's own error is the one that is seen.
+        If not `complete` (the run was interrupted or failed), a failure here is only logged, and the path of the part
+        file is returned, so that the run's own error is the one that is reported.
 
         Raises:
-            OutputError: the file cannot be finished; the part file stays.
+            OutputError: the file cannot be finished; the part file is kept.
         """
         if self._container is None:
             return self._result()
@@ -157,23 +157,23 @@ class VideoWriter:
         try:
             if not self._live:
                 self._remux_with_audio(finished)
-            on_disk(finished)  # before what it was made of goes
+            on_disk(finished)  # before its origin is deleted
             finished.replace(self.path)
         except (av.error.FFmpegError, OSError) as error:
             self._finished.unlink(missing_ok=True)
             raise OutputError(
-                f"{self.path} cannot be finished ({_reason(error)}); the whole video without audio is in {self.part}"
+                f"{self.path} cannot be finished ({_reason(error)}); the complete video without audio is {self.part}"
             ) from error
         self.part.unlink(missing_ok=True)
 
     def _remux_with_audio(self, target: Path) -> None:
-        """As `_remux`, without the audio where that cannot be had: no sound is worth the pictures."""
+        """Like `_remux`, but without audio if that fails: the pictures matter more than the sound."""
         try:
             self._remux(target)
         except (av.error.FFmpegError, OSError) as error:
             if self._audio_from is None:
                 raise
-            log.warning("the audio of %s cannot be kept (%s); the video has none", self._audio_from, _reason(error))
+            log.warning("the audio of %s cannot be kept (%s); the video has no sound", self._audio_from, _reason(error))
             self._audio_from = None
             self._remux(target)
 
@@ -187,14 +187,14 @@ class VideoWriter:
     def _fail(self, error: Exception) -> None:
         if self._failed is None:
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            hint = "make room on the disk" if full else "give another --output"
-            kept = f". What is on the disk can be played: {self.part}" if _can_be_played(self.part) else ""
+            hint = "make room on the disk" if full else "use another --output"
+            kept = f". The part on the disk can be played: {self.part}" if _can_be_played(self.part) else ""
             self._failed = OutputError(
-                f"{self.path} cannot be written on after {self.frames} frames ({_reason(error)}); {hint}{kept}"
+                f"{self.path} cannot be written further after {self.frames} frames ({_reason(error)}); {hint}{kept}"
             )
 
     def _remux(self, target: Path) -> None:
-        """Copies the part file's packets, and the audio that goes with them, into `target`."""
+        """Copies the part file's packets and the matching audio into `target`."""
         end_s = (self._last_tick + self._frame_ticks) * float(TIME_BASE)
         with contextlib.ExitStack() as stack:
             part = stack.enter_context(av.open(file_address(self.part)))
@@ -213,13 +213,13 @@ def _video_packets(part: Any, stream: Any, frame_ticks: int) -> Iterator[tuple[f
     for packet in part.demux(video=0):
         if packet.dts is not None:
             packet.stream = stream
-            # The demuxer's is the way to the next packet: over a gap that is long, and is taken for the film's length.
+            # The demuxer's duration extends to the next packet: over a gap, it would count as the length of the film.
             packet.duration = frame_ticks
             yield float(packet.dts * packet.time_base), packet
 
 
 def first_pts_s(path: str) -> float:
-    """The media time, s, at which a video of `VideoWriter` begins; 0 for any other path."""
+    """Media time, s, of the beginning of a video by `VideoWriter`; 0 for any other path."""
     try:
         with av.open(file_address(Path(path))) as container:
             told, name, value = container.metadata.get("comment", "").partition(FIRST_S)
@@ -229,7 +229,7 @@ def first_pts_s(path: str) -> float:
 
 
 def _can_be_played(path: Path) -> bool:
-    """Whether a picture can be got out of a video, which of one that broke off need not be on the disk yet."""
+    """Whether a video has a decodable picture; in one that broke off, none may be on the disk yet."""
     try:
         with av.open(file_address(path)) as container:
             return next(container.decode(video=0), None) is not None
@@ -240,12 +240,12 @@ def _can_be_played(path: Path) -> bool:
 def write_image(path: Path, image_bgr: NDArray[np.uint8]) -> Path:
     """Writes a picture, (H, W, 3) uint8, in one step in the format of the suffix (.jpg, .png, ...); returns the path.
 
-    Raises OutputError when the suffix is unknown or the file cannot be written.
+    Raises OutputError if the suffix is unknown or the file cannot be written.
     """
     path = Path(path)
     options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in (".jpg", ".jpeg") else []
     try:
-        # As bytes: OpenCV's way from Python crashes at a text that is not UTF-8.
+        # As bytes, because OpenCV's binding crashes on text that is not UTF-8.
         encoded, data = cv2.imencode(os.fsencode(path.suffix), image_bgr, options)  # type: ignore[arg-type]
         if not encoded:
             raise OSError("the encoder refused the picture")
@@ -253,7 +253,7 @@ def write_image(path: Path, image_bgr: NDArray[np.uint8]) -> Path:
             part.write_bytes(data.tobytes())
     except (OSError, cv2.error) as error:
         raise OutputError(
-            f"{path} cannot be written ({_reason(error)}); give a .jpg or .png in a writable folder"
+            f"{path} cannot be written ({_reason(error)}); use a .jpg or .png in a writable folder"
         ) from error
     return path
 

@@ -1,8 +1,8 @@
-"""Which people of a clip are its actors, and which are bystanders.
+"""Tells the actors of a clip from bystanders.
 
 A bystander in plain view may be seen better and longer than an actor who is small, blurred or leaves early, so scores
-alone do not tell. Readers of NTU RGB+D choose by how much people move (`read_xyz` in ST-GCN and its successors); this
-is the same for 2D poses.
+alone are not enough. Readers of NTU RGB+D choose people by how much they move (`read_xyz` in ST-GCN and its
+successors); this does the same for 2D poses.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from sharpose_rt.geometry.boxes import longer_side
 from sharpose_rt.types import Poses
 
 STILL = 0.01
-"""Movement that everybody is given, in sizes of the person: people who do not move are ranked by size and presence."""
+"""Movement added for everybody, as a share of their size, which ranks people who do not move by size and presence."""
 
 
 class Prominence:
     """Ranks people by presence times movement.
 
     Presence is the sum of a person's mean keypoint scores over the frames. Movement is the standard deviation of their
-    keypoints about the centre of the box, in px, mean over the keypoints: walking past or a moving camera counts
+    keypoints around the centre of the box, in px, averaged over the keypoints. Walking past or a moving camera counts
     little, and of two people who move alike the larger one counts more."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Prominence:
         self._sum = np.zeros((0, 0, 2))
 
     def add(self, keys: list[int], poses: Poses, *, raw: bool, scale: NDArray[np.float64] | float = 1.0) -> None:
-        """Takes in the people (N,) of a frame, who are told apart by `keys`; `scale` brings px to a common size."""
+        """Adds the people (N,) of a frame, identified by `keys`; `scale` converts px to a common size."""
         if not keys:
             return
         for key in keys:
@@ -55,7 +55,7 @@ class Prominence:
     def _make_room(self, keypoint_count: int) -> None:
         lacking = len(self._row_of) - len(self._presence)
         if lacking > 0:
-            lacking = max(lacking, len(self._presence))  # so that many people cost no copy each
+            lacking = max(lacking, len(self._presence))  # avoids a copy for each new person
             for name, shape in {
                 "_presence": (), "_size_px": (), "_frames": (),
                 "_count": (keypoint_count,), "_squares": (keypoint_count,), "_sum": (keypoint_count, 2),
@@ -64,7 +64,7 @@ class Prominence:
                 setattr(self, name, np.concatenate([old, np.zeros((lacking, *shape))]))
 
     def strengths(self) -> dict[int, float]:
-        """Presence times movement in px of each person, by key."""
+        """Presence times movement, px, of each person by key."""
         count = np.maximum(self._count, 1)
         variance = self._squares / count - np.square(self._sum / count[..., None]).sum(axis=-1)
         moved, several = np.sqrt(np.maximum(variance, 0)), self._count > 1

@@ -249,7 +249,7 @@ def test_what_a_camera_says_of_its_success_is_no_time() -> None:
     tracker = PoseTracker(SMALL.name, **OPTIONS)
     success: Any
     for success in (True, np.bool_(True)):
-        with pytest.raises(SourceError, match=r"frame 0 has the time .*True.*cap\.read\(\).* the picture alone"):
+        with pytest.raises(SourceError, match=r"frame 0 has the time .*True.*cap\.read\(\).* only the picture"):
             list(tracker.run([(success, IMAGE)]))
     with pytest.raises(SourceError, match=r"cap\.read\(\)"):
         list(tracker.run(iter(Camera().read, (False, None))))
@@ -261,7 +261,7 @@ def test_what_a_camera_says_of_its_success_is_no_time() -> None:
 def test_what_is_given_in_place_of_pictures_is_said() -> None:
     tracker = PoseTracker(SMALL.name, **OPTIONS)
     for source, said in (
-        ([], r"the iterable gave no picture; was its camera or file opened\?"),
+        ([], r"the iterable is empty; was its camera or file opened\?"),
         (IMAGE, r"one picture, uint8 of shape \(96, 96, 3\).*`run\(\[image\]\)`, or `update\(image\)`"),
         (np.int64(77), "webcam:77"),
     ):
@@ -289,7 +289,7 @@ def test_what_is_given_in_place_of_pictures_is_said() -> None:
     ],
 )
 def test_a_picture_of_another_form_is_told_how_it_becomes_one(image: Any, hint: str) -> None:
-    assert f"(H, W, 3) uint8 BGR is accepted; {'of values' if 'astype' in hint else 'try'}" in wrong_picture(image)
+    assert f"(H, W, 3) uint8 BGR is accepted; {'for values' if 'astype' in hint else 'try'}" in wrong_picture(image)
     assert hint in wrong_picture(image)
     assert wrong_picture(IMAGE) == ""
     assert wrong_picture([]) == "a list; (H, W, 3) uint8 BGR is accepted"

@@ -766,7 +766,7 @@ def test_frames_that_the_program_has(clip: Path) -> None:
     for frames, said in (
         ([[1, 2]], "a list"),
         ([(math.inf, reused)], "finite times"),
-        ([(1, reused), (0, reused)], "times that never fall"),
+        ([(1, reused), (0, reused)], "times that never decrease"),
         ([], "no frame"),
         ([reused, None, reused], "frame 1 is a NoneType"),
         ([(None, reused)], "finite times"),
@@ -1175,7 +1175,7 @@ def test_without_a_screen_a_window_is_refused(
         monkeypatch.delenv(name, raising=False)
     options = [*RANDOM, "--boxes", "full", "--show", "--output", str(tmp_path / "out")]
     assert main(["--source", str(clip), *options]) == 2
-    assert "--show needs a screen, and DISPLAY and WAYLAND_DISPLAY are empty; --serve" in capsys.readouterr().err
+    assert "--show needs a screen, but DISPLAY and WAYLAND_DISPLAY are empty; --serve" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

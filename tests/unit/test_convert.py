@@ -683,6 +683,65 @@ class TestSets:
         document = pickle.loads(convert_set(clips, tmp_path / "x.pkl", tmp_path / "list.txt").read_bytes())
         assert {a["frame_dir"]: a["label"] for a in document["annotations"]} == {"some jumps/001": 0, "squats/001": 1}
 
+    def test_the_csv_of_kinetics(self, tmp_path):
+        videos = {"a": "k400/-3B32lodo2M_000059_000069.mp4", "b": "k400/4nJ3Yy_000005_000015.mkv"}
+        clips = self.of_videos(tmp_path, videos)
+        (tmp_path / "k.csv").write_text(
+            '"label","youtube_id","time_start","time_end","split","is_cc"\n'
+            '"tickling","-3B32lodo2M",59,69,"validate",0\nabseiling,gone,0,10,train,0\n\n'
+            '"riding, or walking with, horse",4nJ3Yy,5.0,15.0,train,1\n'
+        )
+        document = pickle.loads(convert_set(clips, tmp_path / "x.pkl", tmp_path / "k.csv").read_bytes())
+        told = {a["frame_dir"]: a["label"] for a in document["annotations"]}
+        assert told == {"-3B32lodo2M_000059_000069": 2, "4nJ3Yy_000005_000015": 1}
+        assert document["split"] == {"train": ["4nJ3Yy_000005_000015"], "val": ["-3B32lodo2M_000059_000069"]}
+
+    @pytest.mark.parametrize(
+        ("first", "second", "label"),
+        [
+            ("jump", "squat", 0),
+            (7, 1, 7),
+            ({"label": "jump", "split": "train"}, {"label": "squat"}, 0),
+            # Kinetics-skeleton's own file, whose numbers count
+            ({"has_skeleton": True, "label": "jump", "label_index": 31}, {"label": "squat", "label_index": 4}, 31),
+        ],
+    )
+    def test_labels_of_json(self, tmp_path, first, second, label):
+        clips = self.of_videos(tmp_path, {"a": "set/jump/001.mp4", "b": "set/squat/001.mp4"})
+        (tmp_path / "labels.json").write_text(json.dumps({"jump/001.mp4": first, "squat/001": second}))
+        document = pickle.loads(convert_set(clips, tmp_path / "x.pkl", tmp_path / "labels.json").read_bytes())
+        assert {a["frame_dir"]: a["label"] for a in document["annotations"]}["jump/001"] == label
+        assert document["split"]["train"] == (["jump/001"] if isinstance(first, dict) and "split" in first else [])
+
+    @pytest.mark.parametrize(
+        ("name", "text", "said"),
+        [
+            (
+                "k.csv",
+                "youtube_id,time_start,time_end,split\na,0,10,test\n",
+                "line 1 is the header of .* without 'label'",
+            ),
+            ("k.csv", "label,youtube_id,time_start,time_end\nx,a,0,soon\n", "line 2 is 'x,a,0,soon'; label,youtube_id"),
+            ("k.csv", "label,youtube_id,time_start,time_end\nx,a\n", "line 2 is 'x,a'; label,youtube_id"),
+            (
+                "k.csv",
+                "label,youtube_id,time_start,time_end\nx,a,0,1\ny,a,0,1\n",
+                "line 3: 'a_000000_000001' has a label",
+            ),
+            ("x.json", '["a"]', r"x\.json is \['a'\]; an object of labels by name"),
+            ("x.json", '{"a": 1', "cannot read the labels .*x.json.*an object of labels by name"),
+            ("x.json", '{"a": true}', "has True for 'a'; the number or name of a class"),
+            ("x.json", '{"a": {"split": "val"}}', "for 'a'; the number or name of a class"),
+            ("x.json", '{"a": {"label": 1, "split": 2}}', "for 'a'; the number or name of a class"),
+            ("x.json", '{"a": ""}', "at 'a' is 'a,,'; name,label"),
+        ],
+    )
+    def test_labels_of_kinetics_and_json_that_do_not_fit(self, clips, tmp_path, name, text, said):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            convert_set(clips, tmp_path / "x.pkl", tmp_path / name)
+        assert not (tmp_path / "x.pkl").exists()
+
     @pytest.mark.parametrize(
         ("text", "said"),
         [

@@ -325,7 +325,7 @@ def test_missing_area_is_estimated_from_the_box(folder):
         ({"bbox": [1, 2, 3]}, r"annotations\[2\]: bbox is \[1, 2, 3\]"),
         ({"bbox": [1, 2, 0, 5]}, r"annotations\[2\]: bbox"),
         ({"bbox": [1, 2, -9, 5]}, r"annotations\[2\]: bbox"),
-        ({"area": "large"}, r"annotations\[2\]: area is 'large'; a finite number is wanted"),
+        ({"area": "large"}, r"annotations\[2\]: area is 'large'; a finite number is accepted"),
         ({"bbox": None}, r"annotations\[2\]: bbox is None"),
         ({"keypoints": [1.0] * 50}, r"annotations\[2\]: keypoints has 50 values; 51"),
         ({"keypoints": [float("nan")] * 51}, r"annotations\[2\]: keypoints"),

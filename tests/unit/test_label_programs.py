@@ -146,7 +146,7 @@ def test_keypoints_without_names_are_said_to_be_taken_in_our_order(tmp_path):
     read_labels(folder / "labels", say=said.append)
     assert said[1].replace("labels:", "labels/train:") == said.pop(0)
     (told,) = said
-    assert "no kpt_names in a data.yaml name the keypoints: taken in the order of coco17, nose, left_eye, " in told
+    assert "no data.yaml has kpt_names, so the keypoints are taken in the order of coco17, nose, left_eye, " in told
     names = [str(name) for name in json.loads(set_files(EXPORTS / "cvat")[0].read_text())["categories"][0]["keypoints"]]
     with (folder / "data.yaml").open("a") as file:
         file.write(f"kpt_names: {{0: {json.dumps(names)}}}\n")

@@ -83,15 +83,15 @@ POINTS = [5.0, 5.0, 2] * 17
 @pytest.mark.parametrize(
     ("readers", "fields", "message"),
     [
-        (ALL[:3], {"area": -3}, r"area is -3; 0 px² or more is wanted, or no area"),
+        (ALL[:3], {"area": -3}, r"area is -3; 0 px² or more is accepted, or no area"),
         (ALL, {"image_id": [1]}, r"image_id \[1\] is not among"),
         (ALL, {"image_id": {}}, r"image_id \{\} is not among"),
         (ALL, {"bbox": [10**400, 2, 30, 40]}, r"bbox is \[10000.*; \[x, y, width, height\] in px"),
-        (ALL, {"iscrowd": "0"}, r"iscrowd is '0'; a finite number is wanted, or no iscrowd"),
-        (POSES, {"keypoints": [*POINTS[:-3], 10**400, 5, 2]}, r"keypoints\[48\] is 1000.*; a finite number is wanted"),
-        (POSES, {"keypoints": [*POINTS[:-2], float("nan"), 2]}, r"keypoints\[49\] is nan; a finite number is wanted"),
-        (POSES, {"keypoints": [*POINTS[:-3], 1e300, 5, 2]}, r"keypoints\[48\] is 1e\+300; a finite number is wanted"),
-        (POSES, {"keypoints": [*POINTS[:-1], 3]}, r"keypoint 16 has third value 3; visibility 0, 1 or 2 is wanted"),
+        (ALL, {"iscrowd": "0"}, r"iscrowd is '0'; a finite number is accepted, or no iscrowd"),
+        (POSES, {"keypoints": [*POINTS[:-3], 10**400, 5, 2]}, r"keypoints\[48\] is 1000.*; a finite number is needed"),
+        (POSES, {"keypoints": [*POINTS[:-2], float("nan"), 2]}, r"keypoints\[49\] is nan; a finite number is needed"),
+        (POSES, {"keypoints": [*POINTS[:-3], 1e300, 5, 2]}, r"keypoints\[48\] is 1e\+300; a finite number is needed"),
+        (POSES, {"keypoints": [*POINTS[:-1], 3]}, r"keypoint 16 has third value 3; visibility 0, 1 or 2 is accepted"),
         ((for_eval,), {"id": 2**63}, r"id is 9223372036854775808; an integer is wanted, of 64 bits at most"),
     ],
 )

@@ -134,7 +134,7 @@ def test_what_lost_packets_have_spoilt_is_left_out_and_counted(encoder, damaged,
     assert left_out <= missing <= left_out | {damaged - 1}  # a gap is noticed with the packet after or before it
     assert told == len(missing) - whole  # nothing tells what never came
     assert off < 30
-    assert caplog.text.count("lost on their way") == 1
+    assert caplog.text.count("lost or damaged on the way") == 1
 
 
 @pytest.mark.timeout(60)

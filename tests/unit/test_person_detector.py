@@ -490,8 +490,8 @@ def test_sets_may_be_named_together_or_one_by_one():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("score", "high", "score is 'high'; a finite number is wanted, or no score"),
-        ("bbox", [1, 2, 0, 4], r"bbox is \[1, 2, 0, 4\]; .* above 0 is wanted"),
+        ("score", "high", "score is 'high'; a finite number is accepted, or no score"),
+        ("bbox", [1, 2, 0, 4], r"bbox is \[1, 2, 0, 4\]; .* above 0 is accepted"),
         ("image_id", 99, "image_id 99 is not among"),
     ],
 )

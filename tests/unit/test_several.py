@@ -394,7 +394,7 @@ def test_cameras_that_are_away_at_the_start_or_for_long_come_back(
         (loss,) = found.figures["losses"]
         assert loss["back"]
         assert loss["seconds"] > 0.1
-    assert "the others go on without it" in caplog.text
+    assert "the others continue without it" in caplog.text
     assert "hidden" not in caplog.text
 
 
@@ -409,7 +409,7 @@ def test_a_camera_that_is_not_plugged_in_stops_no_other(
     assert (missing.status, there.status) == ("error", "complete")
     assert there.figures["frames"] == 12
     assert "/dev/video63 does not exist" in caplog.text
-    assert "the others go on without it" in caplog.text
+    assert "the others continue without it" in caplog.text
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cameras are files there alone")

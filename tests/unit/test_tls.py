@@ -162,8 +162,8 @@ def test_pieces_whose_servers_nobody_verifies(folder: Path, caplog: pytest.LogCa
             caplog.clear()
             with open_source(address, config) as source:
                 assert source.read() is not None
-            assert caplog.text.count("FFmpeg verifies the list's server but not theirs") == told
-    with pytest.raises(SourceError, match=r"user and password too; .*--tls any") as caught:
+            assert caplog.text.count("FFmpeg verifies its server but not those of the segments") == told
+    with pytest.raises(SourceError, match=r"get user and password; .*--tls any") as caught:
         open_source("https://me:hidden@localhost/list.m3u8", trusting)
     assert "hidden" not in str(caught.value)
     open_source("https://me:hidden@localhost/list.m3u8", SourceConfig(tls="any"))
@@ -177,7 +177,7 @@ def test_a_file_of_no_certificates_is_said(content: bytes | None, tmp_path: Path
     config = SourceConfig(tls=str(file))
     for use in (open_source, is_live):
         with pytest.raises(
-            SourceError, match=r"camera\.pem is no file of certificates \((No|none) .*'verify', 'any' or"
+            SourceError, match=r"camera\.pem is not a file of certificates \((No|none) .*'verify', 'any' or"
         ):
             use("https://localhost/live", config)
     open_source("rtsp://localhost/live", config)  # which shows no certificate
@@ -191,7 +191,7 @@ def test_a_system_without_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
     certifi = pytest.importorskip("certifi")
     assert certificates.ffmpeg_options("verify") == {"tls_verify": "1", "ca_file": certifi.where()}
     monkeypatch.setitem(sys.modules, "certifi", None)
-    with pytest.raises(SourceError, match=r"no certificates of authorities .*--tls FILE"):
+    with pytest.raises(SourceError, match=r"no certificate authorities .*--tls FILE"):
         open_source("rtsps://localhost/live")
     open_source("rtsps://localhost/live", SourceConfig(tls="any"))
 
@@ -243,5 +243,5 @@ def test_whom_skeletons_are_sent_to(
 
 @pytest.mark.parametrize("address", ["mqtts://localhost/poses", "wss://localhost/poses"])
 def test_a_file_of_no_certificate_is_told_before_anything_is_sent(address: str, folder: Path) -> None:
-    with pytest.raises(SourceError, match="no file of certificates"):
+    with pytest.raises(SourceError, match="not a file of certificates"):
         parse_target(address, str(folder / "clip.mp4"))

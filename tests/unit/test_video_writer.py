@@ -398,9 +398,9 @@ def test_of_a_part_of_several_recordings_the_sound_is_said_to_be_uncertain(
     write_noise(tmp_path / "one.ts", (0, 8000), codec="aac")
     (tmp_path / "four.ts").write_bytes(4 * (tmp_path / "one.ts").read_bytes())
     annotate(tmp_path / "four.ts", tmp_path / "out.mp4", SourceConfig(start_s=1))
-    assert "four.ts begins anew, as where recordings were put together: in a video that begins at 1 s" in caplog.text
+    assert "four.ts restarts, as in joined recordings: in a video that begins at 1 s" in caplog.text
     annotate(tmp_path / "four.ts", tmp_path / "later.mp4", SourceConfig(start_s=5))  # beyond what its clock shows
-    assert "four.ts has no sound from 5 s on, by its own clock" in caplog.text
+    assert "four.ts has no sound from 5 s on by its own clock" in caplog.text
 
 
 def test_audio_goes_with_the_stream_that_is_looked_at(tmp_path: Path) -> None:
@@ -451,7 +451,7 @@ def test_no_audio_when_unwanted_or_unusable(tmp_path: Path, caplog: pytest.LogCa
     write_clip(tmp_path / "silent.mp4", 5)
     out = write(tmp_path / "out.mp4", [0.0, 0.1], audio_from=str(tmp_path / "silent.mp4"))
     assert numbers(out) == [0, 1]
-    assert "the video has none" in caplog.text
+    assert "the video has no sound" in caplog.text
     write_clip(tmp_path / "loud.mp4", 5, audio="aac")
     writer = VideoWriter(tmp_path / "o2.mp4", (160, 96), 10, OutputConfig(audio=False), str(tmp_path / "loud.mp4"))
     writer.write(numbered(0), 0)
@@ -565,7 +565,7 @@ def test_full_disk_is_an_error_and_keeps_what_was_written(tmp_path: Path, room: 
         output, _ = process.communicate(timeout=50)
     lines = output.splitlines()
     assert process.returncode == 0
-    assert "cannot be written on" in lines[0]
+    assert "cannot be written further" in lines[0]
     assert ("can be played" in lines[0]) == (room > 100_000)
     assert "make room" in lines[0]
     assert lines[1] == lines[0]
@@ -606,7 +606,7 @@ def test_no_room_for_the_last_second_is_an_error(tmp_path: Path, live: bool) -> 
     noise = np.random.default_rng(0).integers(0, 255, (192, 320, 3), dtype=np.uint8)
     for number in range(5):  # all of which lie in the fragment that closing writes
         writer.write(np.roll(noise, number, axis=1), number / 10)
-    with file_size_limit(50_000), pytest.raises(OutputError, match=r"written on after 5 frames \(File too large"):
+    with file_size_limit(50_000), pytest.raises(OutputError, match=r"written further after 5 frames \(File too large"):
         writer.close()
     assert names(tmp_path) == ["out.part.mp4"]
 

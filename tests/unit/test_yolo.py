@@ -132,15 +132,15 @@ def test_classes_and_keypoints_have_the_names_of_the_description(tmp_path):
 def test_other_keypoints_have_the_shape_of_the_description(tmp_path):
     picture(tmp_path / "images" / "a.png")
     labels = label(tmp_path / "labels", "a.txt", line(np.full((4, 2), 0.5)))
-    with pytest.raises(DatasetError, match=r"a.txt line 1 has 12 values behind the box; 17x3 or .* are accepted"):
+    with pytest.raises(DatasetError, match=r"a.txt line 1 has 12 values after the box; 17x3 or .* are accepted"):
         read_document(labels)
     (tmp_path / "data.yaml").write_text("kpt_shape: [4, 3]\n")
     (person,) = read_document(labels)["annotations"]
     assert len(person["keypoints"]) == 12
-    with pytest.raises(DatasetError, match="12 values; 51 finite numbers are wanted"):
+    with pytest.raises(DatasetError, match="12 values; 51 finite numbers are needed"):
         read_people(labels, tmp_path / "images")
     label(tmp_path / "labels", "a.txt", line(np.full((26, 2), 0.5)))
-    with pytest.raises(DatasetError, match="78 values behind the box; 4x3 are accepted, as kpt_shape"):
+    with pytest.raises(DatasetError, match="78 values after the box; 4x3 are accepted, as stated by kpt_shape"):
         read_document(labels)
     (tmp_path / "data.yaml").unlink()
     assert len(read_people(labels, tmp_path / "images", skeleton=HALPE26)) == 1
@@ -149,15 +149,15 @@ def test_other_keypoints_have_the_shape_of_the_description(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0 0.5 0.5 0.4", "a class from 0 is wanted"),
-        ("0 0.5 nine 0.4 0.6", "finite numbers are wanted"),
-        ("0 0.5 nan 0.4 0.6", "finite numbers are wanted"),
-        ("-1 0.5 0.5 0.4 0.6", "a class from 0 is wanted"),
-        ("0.5 0.5 0.5 0.4 0.6", "a class from 0 is wanted"),
-        ("0 0.5 0.5 0 0.6", "a class from 0 is wanted"),
-        ("0 0.5 0.5 40 60", "a class from 0 is wanted"),
+        ("0 0.5 0.5 0.4", "a class from 0 is needed"),
+        ("0 0.5 nine 0.4 0.6", "finite numbers are accepted"),
+        ("0 0.5 nan 0.4 0.6", "finite numbers are accepted"),
+        ("-1 0.5 0.5 0.4 0.6", "a class from 0 is needed"),
+        ("0.5 0.5 0.5 0.4 0.6", "a class from 0 is needed"),
+        ("0 0.5 0.5 0 0.6", "a class from 0 is needed"),
+        ("0 0.5 0.5 40 60", "a class from 0 is needed"),
         ("0 100 50 80 60", "shares of the picture's sides"),
-        ("0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9", "outlines are not read"),
+        ("0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9", "outlines are not supported"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, text, message):
@@ -170,7 +170,7 @@ def test_a_wrong_line_is_named(tmp_path, text, message):
 
 def test_what_is_missing_or_broken_is_named(tmp_path):
     labels = label(tmp_path / "labels", "a.txt", line(POINTS))
-    with pytest.raises(DatasetError, match="none are there"):
+    with pytest.raises(DatasetError, match="there are no pictures"):
         read_document(labels)
     with pytest.raises(DatasetError, match="no part of its path is named 'labels'"):
         read_document(label(tmp_path / "texts", "a.txt"))
@@ -180,7 +180,7 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
     with pytest.raises(DatasetError, match=r"cannot read the picture .*a.jpg"):
         read_document(labels)
     picture(broken)
-    for text, message in (("kpt_shape: [17]", "is wanted"), ("a: [", "cannot read")):
+    for text, message in (("kpt_shape: [17]", "is accepted"), ("a: [", "cannot read")):
         (tmp_path / "data.yaml").write_text(text)
         with pytest.raises(DatasetError, match=message) as raised:
             read_document(labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from sharpose_rt.skeletons.stream import StreamReader
 _ENDING = re.compile(r"\.\w*[a-z]\w*$", re.I)  # of a video; only digits are not a suffix
 _SPLITS = ("train", "val", "test")
 _COLUMN = ("label", "class", "category", "action")  # names of the second column in a header line
+_KINETICS = ("label", "youtube_id", "time_start", "time_end")  # columns of its CSV; `split` and others may follow
 
 
 class ClipLabel(NamedTuple):
@@ -29,33 +31,28 @@ class ClipLabel(NamedTuple):
 
 
 def read_labels(path: Path) -> dict[str, ClipLabel]:
-    """Labels of clips by name, from lines of `name,label` or `name,label,split`, with an optional header line.
+    """Labels of clips by name: numbers of classes or names, for all clips alike.
 
-    Without any comma, lines are `name label`, as in the lists of MMAction2. Names may have folders; the suffix of a
-    stream is left out. Labels are numbers of classes or names, for all clips alike.
+    Accepted are lines of `name,label` or `name,label,split`, with an optional header line; without any comma, lines of
+    `name label`, as in the lists of PYSKL and MMAction2; the CSV of Kinetics, whose clips are named
+    `<youtube_id>_<time_start>_<time_end>` with times of 6 digits, as by its downloaders; and JSON (`.json`), an object
+    of labels by name, or of objects by name with `label` and optional `label_index`, which precedes it, and `split`.
+    Names may have folders; the suffix of a stream is left out.
 
     Raises:
-        ConfigError: the file cannot be read, or a line has another form or a name that occurred before.
+        ConfigError: the file cannot be read, or an entry has another form or a name that occurred before.
     """
     found: dict[str, tuple[str, str | None]] = {}
-    with _reading(path, "labels", "lines of name,label[,split] are accepted") as file:
-        lines = list(file)
-        rows = list(csv.reader(lines)) if "," in "".join(lines) else [line.rsplit(maxsplit=1) for line in lines]
-    for number, row in enumerate(rows, start=1):
-        cells = [cell.strip() for cell in row]
-        if not any(cells):
-            continue
-        if number == 1 and len(cells) > 1 and cells[1].lower() in _COLUMN:
-            continue
+    for place, cells in _rows_of_json(path) if path.suffix.lower() == ".json" else _rows_of_text(path):
         if len(cells) not in (2, 3) or not PurePath(cells[0]).name or not cells[1]:
             raise ConfigError(
-                f"{path} line {number} is {','.join(cells)!r:.80}; name,label[,split] is accepted, where label is the "
+                f"{place} is {','.join(cells)!r:.80}; name,label[,split] is accepted, where label is the "
                 "number or name of a class"
             )
         clip = PurePath(cells[0])
         name = str(clip.parent / stem_of(clip) if clip.suffix == ".jsonl" else clip)
         if name in found:
-            raise ConfigError(f"{path} line {number}: {name!r} has a label already")
+            raise ConfigError(f"{place}: {name!r} has a label already")
         found[name] = cells[1], (cells[2] or None) if len(cells) == 3 else None
     numbers = {name: re.fullmatch(r"-?\d+", label) is not None for name, (label, _) in found.items()}
     if len(set(numbers.values())) > 1:
@@ -65,6 +62,60 @@ def read_labels(path: Path) -> dict[str, ClipLabel]:
             "are numbers of classes or names, not both"
         )
     return {name: ClipLabel(int(label) if numbers[name] else label, split) for name, (label, split) in found.items()}
+
+
+def _rows_of_text(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The place and the cells of each line."""
+    with _reading(path, "labels", "lines of name,label[,split] are accepted") as file:
+        lines = list(file)
+        rows = list(csv.reader(lines)) if "," in "".join(lines) else [line.rsplit(maxsplit=1) for line in lines]
+    columns: list[str] | None = None
+    for number, row in enumerate(rows, start=1):
+        place, cells = f"{path} line {number}", [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if number == 1 and "youtube_id" in cells:
+            if lacking := [name for name in _KINETICS if name not in cells]:
+                raise ConfigError(
+                    f"{place} is the header of Kinetics' CSV without {lacking[0]!r}; {', '.join(_KINETICS)} are needed "
+                    "(the file of its test split may have no labels)"
+                )
+            columns = cells
+        elif columns is not None:
+            yield place, _of_kinetics(place, dict(zip(columns, cells, strict=False)))
+        elif number > 1 or len(cells) == 1 or cells[1].lower() not in _COLUMN:
+            yield place, cells
+
+
+def _of_kinetics(place: str, row: Mapping[str, str]) -> list[str]:
+    """Name, label and split of a row of Kinetics' CSV."""
+    try:
+        label, clip, *times = (row[name] for name in _KINETICS)
+        start, end = (int(float(time)) for time in times)
+    except (KeyError, ValueError, OverflowError):
+        raise ConfigError(
+            f"{place} is {','.join(row.values())!r:.80}; {','.join(_KINETICS)} are expected, times in s"
+        ) from None
+    split = row.get("split", "")
+    return [f"{clip}_{start:06d}_{end:06d}", label, "val" if split == "validate" else split]
+
+
+def _rows_of_json(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The place and the cells of each entry."""
+    wanted = 'an object of labels by name is accepted, such as {"jump/001.mp4": "jump"}'
+    with _reading(path, "labels", wanted) as file:
+        document = json.load(file)
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} is {document!r:.80}; {wanted}")
+    for name, given in document.items():
+        own = given if isinstance(given, dict) else {"label": given}
+        label, split = own.get("label_index", own.get("label")), own.get("split") or ""
+        if type(label) not in (int, str) or not isinstance(split, str):
+            raise ConfigError(
+                f"{path} has {given!r:.80} for {name!r}; the number or name of a class is accepted, or an object with "
+                "label (or label_index) and split"
+            )
+        yield f"{path} at {name!r}", [name.strip(), str(label).strip(), split.strip()]
 
 
 def labels_by_folder(readers: Iterable[StreamReader]) -> dict[str, ClipLabel]:
@@ -128,7 +179,7 @@ def _reading(path: Path, what: str, wanted: str) -> Iterator[TextIO]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield file
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f"cannot read the {what} {path}: {error}; {wanted}") from error
 
 
