@@ -235,6 +235,12 @@ class Poses(_Shaped):
         """The people for whom `keep` (N,) is true; returns itself if that is everybody."""
         return self if keep.all() else Poses(*(getattr(self, item.name)[keep] for item in fields(self)))
 
+    def points(self, *, raw: bool) -> tuple[Float32, Float32]:
+        """Keypoints (N, K, 2) float32 px and scores (N, K) float32: smoothed, or as estimated if `raw`."""
+        if raw:
+            return self.raw_keypoints, self.raw_keypoint_scores
+        return self.keypoints, self.keypoint_scores
+
     def first(self, count: int) -> Poses:
         """The same people with only the first `count` keypoints."""
         if count >= self.keypoints.shape[1]:

@@ -85,7 +85,7 @@ def action_array(
     shape = (person_slots, len(pts), len(reader.header.skeleton))
     keypoints, scores = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
     for t, frame in enumerate(islice(frames(), len(pts))):  # the file may be growing
-        points, point_scores = points_of(frame.poses, raw)
+        points, point_scores = frame.poses.points(raw=raw)
         points = points * _scale(reader, frame)
         for i, key in enumerate(keys_of(frame.poses)):
             if key in slot_of:
@@ -121,13 +121,6 @@ def warn_of_untracked(poses: Poses, source: object) -> bool:
             source,
         )
     return several
-
-
-def points_of(poses: Poses, raw: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints (N, K, 2) and scores (N, K), smoothed or raw."""
-    if raw:
-        return poses.raw_keypoints, poses.raw_keypoint_scores
-    return poses.keypoints, poses.keypoint_scores
 
 
 def check_fill(fill: str) -> None:

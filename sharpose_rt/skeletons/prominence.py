@@ -25,49 +25,32 @@ class Prominence:
     little, and of two people who move alike the larger one counts more."""
 
     def __init__(self) -> None:
-        self._row_of: dict[int, int] = {}
-        self._presence = self._size_px = self._frames = np.zeros(0)
-        self._count = self._squares = np.zeros((0, 0))
-        self._sum = np.zeros((0, 0, 2))
+        self._sums: dict[int, NDArray[np.float64]] = {}
+        """By key (1 + K, 4): mean score, size in px, frames, 0 of the person; found, squares, x, y of the keypoints."""
 
     def add(self, keys: list[int], poses: Poses, *, raw: bool, scale: NDArray[np.float64] | float = 1.0) -> None:
         """Adds the people (N,) of a frame, identified by `keys`; `scale` converts px to a common size."""
-        if not keys:
-            return
-        for key in keys:
-            self._row_of.setdefault(key, len(self._row_of))
-        points, scores = (
-            (poses.raw_keypoints, poses.raw_keypoint_scores) if raw else (poses.keypoints, poses.keypoint_scores)
-        )
-        self._make_room(scores.shape[1])
-        rows = [self._row_of[key] for key in keys]
+        points, scores = poses.points(raw=raw)
         boxes = poses.bboxes_xyxy.astype(np.float64)
         centred = (points - (boxes[:, None, :2] + boxes[:, None, 2:]) / 2) * scale
         found = scores > 0
         centred[~found] = 0
-        self._presence[rows] += scores.mean(axis=1)
-        self._size_px[rows] += longer_side(boxes) * np.mean(scale)
-        self._frames[rows] += 1
-        self._count[rows] += found
-        self._sum[rows] += centred
-        self._squares[rows] += np.square(centred).sum(axis=-1)
-
-    def _make_room(self, keypoint_count: int) -> None:
-        lacking = len(self._row_of) - len(self._presence)
-        if lacking > 0:
-            lacking = max(lacking, len(self._presence))  # avoids a copy for each new person
-            for name, shape in {
-                "_presence": (), "_size_px": (), "_frames": (),
-                "_count": (keypoint_count,), "_squares": (keypoint_count,), "_sum": (keypoint_count, 2),
-            }.items():  # fmt: skip
-                old = getattr(self, name).reshape(-1, *shape)
-                setattr(self, name, np.concatenate([old, np.zeros((lacking, *shape))]))
+        table = np.zeros((len(keys), 1 + scores.shape[1], 4))
+        table[:, 0, 0], table[:, 0, 1], table[:, 0, 2] = scores.mean(axis=1), longer_side(boxes) * np.mean(scale), 1
+        table[:, 1:, 0], table[:, 1:, 1], table[:, 1:, 2:] = found, np.square(centred).sum(axis=-1), centred
+        for key, row in zip(keys, table, strict=True):
+            before = self._sums.get(key)
+            self._sums[key] = row if before is None else before + row
 
     def strengths(self) -> dict[int, float]:
         """Presence times movement, px, of each person by key."""
-        count = np.maximum(self._count, 1)
-        variance = self._squares / count - np.square(self._sum / count[..., None]).sum(axis=-1)
-        moved, several = np.sqrt(np.maximum(variance, 0)), self._count > 1
+        if not self._sums:
+            return {}
+        sums = np.stack(list(self._sums.values()))
+        presence, size_px, frames = sums[:, 0, :3].T
+        count, squares, centred = np.maximum(sums[:, 1:, 0], 1), sums[:, 1:, 1], sums[:, 1:, 2:]
+        variance = squares / count - np.square(centred / count[..., None]).sum(axis=-1)
+        moved, several = np.sqrt(np.maximum(variance, 0)), count > 1
         movement_px = (moved * several).sum(axis=1) / np.maximum(several.sum(axis=1), 1)
-        strength = self._presence * (movement_px + STILL * self._size_px / np.maximum(self._frames, 1))
-        return {key: float(strength[row]) for key, row in self._row_of.items()}
+        strength = presence * (movement_px + STILL * size_px / frames)
+        return dict(zip(self._sums, strength.tolist(), strict=True))

@@ -20,7 +20,7 @@ import numpy as np
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import SKELETONS, Skeleton
-from sharpose_rt.skeletons.action import Fill, check_fill, fill_gaps, keys_of, points_of, warn_of_untracked
+from sharpose_rt.skeletons.action import Fill, check_fill, fill_gaps, keys_of, warn_of_untracked
 from sharpose_rt.skeletons.evenly import Posed, at_fps
 from sharpose_rt.skeletons.prominence import Prominence
 from sharpose_rt.skeletons.stream import StreamReader
@@ -279,7 +279,7 @@ def _person(key: int, frames: deque[_Recent], pts_s: np.ndarray, cut: _Cut, hips
         keys = keys_of(poses)
         if key in keys:
             i = keys.index(key)
-            points, scores = points_of(poses, cut.raw)
+            points, scores = poses.points(raw=cut.raw)
             table[t, :, :2], table[t, :, 2] = points[i], scores[i]
             heights_px.append(poses.bboxes_xyxy[i, 3] - poses.bboxes_xyxy[i, 1])
     table[(table[..., 2] <= 0) | (table[..., 2] < cut.min_score)] = 0

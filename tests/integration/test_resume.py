@@ -97,6 +97,23 @@ def _names(out: Path) -> set[str]:
     return set(_files(out))
 
 
+def _at_frame_5(monkeypatch: pytest.MonkeyPatch, resume: Callable[[], None]) -> None:
+    """Calls `resume`, like a run in another process, when the next run has come to frame 5."""
+    run = FileRun.run
+
+    def beside(self: FileRun, on_packet: Callable[[Packet], None]) -> object:
+        monkeypatch.setattr(FileRun, "run", run)
+
+        def other(packet: Packet) -> None:
+            if packet.frame.frame_id == 5:
+                resume()
+            on_packet(packet)
+
+        return run(self, other)
+
+    monkeypatch.setattr(FileRun, "run", beside)
+
+
 def test_what_is_done_stays_as_it_is(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert _run(clips, out, "--resume", "--format", "csv,openpose") == 0
@@ -271,22 +288,14 @@ def test_what_another_run_is_at_work_on_is_left_to_it(
 def test_what_another_run_was_stopped_at_is_done_in_the_end(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, run = tmp_path / "out", FileRun.run
+    out, said = tmp_path / "out", list[str]()
 
-    def beside(self: FileRun, on_packet: Callable[[Packet], None]) -> object:
-        monkeypatch.setattr(FileRun, "run", run)
+    def resume() -> None:
+        capsys.readouterr()
+        assert _run(clips, out, "--resume") == 0
+        said.append(capsys.readouterr().out)
 
-        def other(packet: Packet) -> None:
-            if packet.frame.frame_id == 5:
-                capsys.readouterr()
-                assert _run(clips, out, "--resume") == 0  # as that of another process
-                said.append(capsys.readouterr().out)
-            on_packet(packet)
-
-        return run(self, other)
-
-    said: list[str] = []
-    monkeypatch.setattr(FileRun, "run", beside)
+    _at_frame_5(monkeypatch, resume)
     assert _run(clips, out) == 0
     assert "2 of 3 done; 1 left to another run: " in said[0]
     assert "a/one.mp4" in said[0].splitlines()[-1]
@@ -497,19 +506,12 @@ def test_of_two_sets_in_a_folder_the_one_that_fits_is_gone_on_with(clips: Path, 
 def test_what_a_run_of_one_file_is_at_work_on_is_left_to_it(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, run = tmp_path / "out", FileRun.run
+    out = tmp_path / "out"
 
-    def beside(self: FileRun, on_packet: Callable[[Packet], None]) -> object:
-        monkeypatch.setattr(FileRun, "run", run)
+    def resume() -> None:
+        assert _run(clips, out, "--resume") == 0
 
-        def other(packet: Packet) -> None:
-            if packet.frame.frame_id == 5:
-                assert _run(clips, out, "--resume") == 0  # as that of another process
-            on_packet(packet)
-
-        return run(self, other)
-
-    monkeypatch.setattr(FileRun, "run", beside)
+    _at_frame_5(monkeypatch, resume)
     assert main(["--source", str(clips / "a/one.mp4"), "--output", str(out / "a"), *OPTIONS]) == 0
     assert "2 of 3 done; 1 left to another run: " in capsys.readouterr().out
     assert StreamReader(out / "a/one.skeletons.jsonl").ending()[0] == "complete"

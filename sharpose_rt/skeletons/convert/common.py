@@ -27,8 +27,7 @@ _UNUSED_S = 60.0
 
 def found_points(poses: Poses, *, raw: bool, min_score: float) -> NDArray[np.float64]:
     """(N, K, 3) x, y in px and score; zeros where the score is 0 or below `min_score`. `raw`: before smoothing."""
-    points = poses.raw_keypoints if raw else poses.keypoints
-    scores = poses.raw_keypoint_scores if raw else poses.keypoint_scores
+    points, scores = poses.points(raw=raw)
     table = np.concatenate([points, scores[..., None]], axis=-1).astype(np.float64)
     table[(scores <= 0) | (scores < min_score)] = 0
     return table
